@@ -1,0 +1,1 @@
+"""Efficient-attention benchmarks: time, memory and accuracy, with intervals."""

@@ -1,0 +1,1 @@
+"""Families of queries, keys and values: one file each."""

@@ -1,0 +1,267 @@
+"""What a run writes: cells, the parts measured of them, and the rows they become.
+
+A *cell* is what was asked: one variant with its parameters, one workload, one hardware, one family
+of inputs. A *part* is what one probe found out about one cell, or why it could not. A *session* is
+one interleaved time measurement of several cells against a common reference. A *measurement* is the
+row: a cell with all its parts and the status that follows from them.
+
+Schema history (a changed field bumps SCHEMA_VERSION, keeps the old reader and a golden file):
+    1  first version
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from subquad.contract import Cost, Workload
+
+SCHEMA_VERSION = 1
+
+Scalar = bool | int | float | str | None
+
+
+class Status(StrEnum):
+    """How a cell ended. Only `ok` and `not_converged` carry a time."""
+
+    OK = "ok"
+    NOT_CONVERGED = "not_converged"  # measured, interval wider than asked when the budget was spent
+    UNSUPPORTED = "unsupported"  # the variant has no form for this workload
+    UNAVAILABLE = "unavailable"  # a package or a device is missing
+    INCORRECT = "incorrect"  # further from its own definition than rounding explains
+    OOM = "oom"
+    TIMEOUT = "timeout"
+    CRASHED = "crashed"  # the process died
+    ERROR = "error"  # it raised
+    SKIPPED_MEMORY = "skipped_memory"  # predicted to pass the memory limit
+    SKIPPED_TIME = "skipped_time"  # predicted to pass the time limit
+
+    @property
+    def has_time(self) -> bool:
+        return self in (Status.OK, Status.NOT_CONVERGED)
+
+
+def canonical_json(value: Any) -> str:
+    """One spelling for equal values: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def short_hash(value: Any) -> str:
+    """16 hex digits that identify a JSON value."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One planned measurement. `hardware` and `inputs` hold what identifies them, not their limits."""
+
+    variant: str
+    params: Mapping[str, Scalar]
+    workload: Workload
+    hardware: Mapping[str, Scalar]  # name, threads, allocator
+    inputs: Mapping[str, Scalar]  # family, its settings, seed
+
+    @property
+    def id(self) -> str:
+        return short_hash(asdict(self))
+
+    @property
+    def group(self) -> str:
+        """Identifies the cells measured against each other: all but the variant in common."""
+        shared = {k: v for k, v in asdict(self).items() if k not in ("variant", "params")}
+        return short_hash(shared)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Cell:
+        return cls(**{**data, "workload": Workload(**data["workload"])})
+
+
+@dataclass(frozen=True)
+class ProcessTiming:
+    """What one process measured of one entry. All samples are kept."""
+
+    setup_s: float
+    first_call_s: float
+    calls: int  # calls in one sample
+    blocks: tuple[tuple[float, ...], ...]  # seconds a call; one inner tuple for each round
+    cold_blocks: tuple[tuple[float, ...], ...] = ()  # CUDA: the same with the L2 cache flushed
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ProcessTiming:
+        blocks = {k: tuple(tuple(b) for b in data.get(k, ())) for k in ("blocks", "cold_blocks")}
+        return cls(**{**data, **blocks})
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The time of one cell in one session; processes are in the session's order."""
+
+    session: str
+    processes: tuple[ProcessTiming, ...]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Timing:
+        return cls(data["session"], tuple(ProcessTiming.from_json(p) for p in data["processes"]))
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How disturbed the machine was while a session ran."""
+
+    load: float  # runnable processes, 1-minute average, at the end
+    steal_share: float | None  # CPU time taken by the hypervisor
+    involuntary_switches: int  # context switches forced on the measuring processes
+    measured_s: float  # wall time of the measuring processes
+
+
+@dataclass(frozen=True)
+class Session:
+    """One interleaved time measurement: the reference, entered twice (A/A), and everyone else."""
+
+    id: str
+    group: str
+    reference: str  # cell id of the entry that ratios are taken against
+    reference_timing: Timing
+    control_timing: Timing  # the reference again, under another name: their ratio must be 1
+    seed: int  # of the order of blocks
+    noise: Noise
+    noisy: bool  # still disturbed after a second try
+    attempt: int = 1
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Session:
+        return cls(
+            **{
+                **data,
+                "reference_timing": Timing.from_json(data["reference_timing"]),
+                "control_timing": Timing.from_json(data["control_timing"]),
+                "noise": Noise(**data["noise"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory of one call, in bytes, beyond what was there before the inputs.
+
+    `workspace_bytes` is the peak beyond inputs and outputs. `rss_bytes` is the kernel's own peak
+    (VmHWM) for the same call, a cross-check that counts pages; `reserved_bytes` is what the CUDA
+    caching allocator held.
+    """
+
+    input_bytes: int
+    output_bytes: int
+    workspace_bytes: int
+    rss_bytes: int | None = None
+    reserved_bytes: int | None = None
+
+    @property
+    def peak_bytes(self) -> int:
+        return self.input_bytes + self.output_bytes + self.workspace_bytes
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Oracle error: relative Frobenius error against the variant's own float64 definition.
+
+    The largest over the output and, with gradients, dQ, dK and dV, on `rows` query rows.
+    `tolerance` is twice the error of the same definition computed plainly in the workload's dtype.
+    """
+
+    oracle_error: float
+    tolerance: float
+    rows: int
+
+    @property
+    def passed(self) -> bool:
+        return self.oracle_error <= self.tolerance  # False for NaN
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far the output is from full softmax attention, on one family of inputs.
+
+    `deviation` is a relative Frobenius error in float64 over `rows` query rows; `mean_deviation` is
+    that of the mean of the visible values, which looks at no query. Both are None with a `reason`
+    where the family cannot give inputs of this shape.
+    """
+
+    inputs: str
+    rows: int = 0
+    deviation: float | None = None
+    mean_deviation: float | None = None
+    reason: str = ""
+
+    @property
+    def skill(self) -> float | None:
+        """1 - deviation / mean_deviation: 1 is full attention, 0 no better than averaging."""
+        if self.deviation is None or not self.mean_deviation:
+            return None
+        return 1.0 - self.deviation / self.mean_deviation
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one probe found of one cell. `value` is None unless the probe got to its end."""
+
+    cell: Cell
+    probe: str
+    status: Status
+    reason: str = ""
+    value: Mapping[str, Any] | None = None
+    settings: str = ""  # hash of the probe's settings
+    code: str = ""  # hash of the sources that measured
+    environment: str = ""  # id of the environment record
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return (self.cell.id, self.probe)
+
+    def same_conditions(self, other: Part) -> bool:
+        """Whether a part measured like `other` need not be measured again."""
+        mine = (self.settings, self.code, self.environment)
+        return mine == (other.settings, other.code, other.environment)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Part:
+        return cls(**{**data, "cell": Cell.from_json(data["cell"]), "status": Status(data["status"])})
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A row: one cell, how it ended and why, and whatever was measured of it; absent is None."""
+
+    cell: Cell
+    status: Status
+    reason: str = ""
+    timing: Timing | None = None
+    memory: Memory | None = None
+    gate: Gate | None = None
+    deviations: tuple[Deviation, ...] = ()
+    family: str = ""
+    computes: str = ""
+    cost: Cost | None = None
+    environment: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything under results/<name>, read back.
+
+    `environments` maps the id of an environment record to it; its `ceilings` hold what the machine
+    was measured to reach: `flops_per_s` by dtype and `bytes_per_s` by working-set size in bytes.
+    """
+
+    name: str
+    measurements: tuple[Measurement, ...]
+    sessions: Mapping[str, Session] = field(default_factory=dict)
+    environments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    baseline: str = "full_naive"

@@ -1,0 +1,1 @@
+"""Tables and plots from a run; a pure function of results/."""
