@@ -170,15 +170,16 @@ class Gate:
 
     The largest over the output and, with gradients, dQ, dK and dV, on `rows` query rows.
     `tolerance` is twice the error of the same definition computed plainly in the workload's dtype.
+    `oracle_error` is None where the output is not finite.
     """
 
-    oracle_error: float
+    oracle_error: float | None
     tolerance: float
     rows: int
 
     @property
     def passed(self) -> bool:
-        return self.oracle_error <= self.tolerance  # False for NaN
+        return self.oracle_error is not None and self.oracle_error <= self.tolerance
 
 
 @dataclass(frozen=True)

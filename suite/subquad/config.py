@@ -1,0 +1,231 @@
+"""From YAML and overrides to a `Sweep`: the one place, with cli.py, that knows Hydra.
+
+Every variant, family of inputs and probe is a group option made from its own dataclass, so that
+`variant=[local_window,linear_elu] variants.local_window.window=64` is checked for names and types.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import hydra
+import torch
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from subquad.contract import Workload
+from subquad.discover import discover
+from subquad.inputs import FAMILIES
+from subquad.settings import PROBES, Hardware, ProbeSettings, Sweep
+from subquad.store import check_name
+
+AXES = ("seq_len", "heads", "kv_heads", "head_dim", "batch", "kv_len", "dtype", "causal", "phase")
+OPTIONAL_AXES = ("kv_heads", "kv_len")
+TYPES: Mapping[str, type] = {"dtype": str, "phase": str, "causal": bool}
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used, in one line with the way out."""
+
+
+@dataclass
+class Schema:
+    """The configuration of `subquad run`. Every axis takes one value or a list."""
+
+    name: str = "sweep"
+    baseline: str = "full_naive"
+    seed: int = 0
+    report: bool = True
+    seq_len: Any = 1024
+    heads: Any = 8
+    kv_heads: Any = None
+    head_dim: Any = 64
+    batch: Any = 1
+    kv_len: Any = None
+    dtype: Any = "float32"
+    causal: Any = False
+    phase: Any = "forward"
+    extra: list[Any] = field(default_factory=list)  # more grids: axes that differ from the above
+    variants: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
+    probe: dict[str, Any] = field(default_factory=dict)
+    hardware: Any = None
+
+
+def main(overrides: list[str], job: Callable[[Sweep, DictConfig], None]) -> None:
+    """Compose the configuration as a Hydra application and call `job` for each of its sweeps.
+
+    Raises:
+        ConfigError: anything wrong with the configuration, in one line.
+    """
+    register()
+
+    def composed(cfg: DictConfig) -> None:
+        job(to_sweep(cfg), cfg)
+
+    argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = ["subquad run", *overrides]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise: the message is made here
+    app = hydra.main(version_base="1.3", config_path="pkg://subquad.configs", config_name="sweep")
+    try:
+        app(composed)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from error
+    finally:
+        sys.argv = argv
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if full_error is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def register() -> None:
+    """Tell Hydra every option that is made from a dataclass."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Schema)
+    store.store(group="hardware", name="schema", node=_open(Hardware))
+    for name, cls in discover().variants.items():
+        store.store(group="variant", name=name, node=_open(cls), package=f"variants.{name}")
+    for name, family in FAMILIES.items():
+        store.store(group="inputs", name=name, node=_open(family), package=f"inputs.{name}")
+    for name, settings in PROBES.items():
+        store.store(group="probe", name=name, node=_open(settings), package=f"probe.{name}")
+
+
+def to_sweep(cfg: DictConfig) -> Sweep:
+    """The sweep a composed configuration asks for.
+
+    Raises:
+        ConfigError: a value outside its range, in one line.
+    """
+    try:
+        return _to_sweep(cfg)
+    except (ValueError, LookupError) as error:
+        raise ConfigError(str(error.args[0])) from error
+
+
+def explain(error: Exception) -> str:
+    """Hydra's and OmegaConf's message in one line, with what would have been right."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.partition("/")
+        if group == "variant":
+            try:
+                discover()[option]
+            except LookupError as unknown:
+                return str(unknown.args[0])
+        known = ", ".join(o for o in error.options or () if o != "schema")
+        if known:
+            return f"unknown {group} {option!r}: known are {known}"
+    lines = [_first_line(error)]
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, OmegaConfBaseException):
+        lines.append(_first_line(cause))
+        known = _known_keys(cause)
+        if known:
+            lines.append(f"known are {known}")
+    return ": ".join(dict.fromkeys(line.rstrip(".:") for line in lines))
+
+
+def _known_keys(error: OmegaConfBaseException) -> str:
+    """The keys of the node in which a key was not found."""
+    node = getattr(error, "parent_node", None)
+    if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
+        return ""
+    return ", ".join(str(key) for key in node)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
+
+
+def _open(cls: type) -> DictConfig:
+    """A structured node that overrides may write to; a frozen dataclass composes read-only."""
+    node: DictConfig = OmegaConf.structured(cls)
+    OmegaConf.set_readonly(node, False)
+    return node
+
+
+def _to_sweep(cfg: DictConfig) -> Sweep:
+    check_name(cfg.name)
+    hardware = Hardware(**_plain(cfg.hardware))
+    if hardware.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"hardware.device=cuda, but torch {torch.__version__} sees no CUDA device: "
+            "check nvidia-smi and the torch build, or use hardware=cpu"
+        )
+    catalog = discover()
+    chosen = {name: catalog[name](**_plain(node)) for name, node in cfg.variants.items()}
+    if cfg.baseline not in chosen:
+        chosen[cfg.baseline] = catalog[cfg.baseline]()
+    inputs = tuple(FAMILIES[name](**_plain(node)) for name, node in cfg.inputs.items())
+    if not inputs:
+        raise ValueError(f"inputs is empty: choose from {', '.join(FAMILIES)}")
+    return Sweep(
+        name=cfg.name,
+        variants=tuple(chosen.values()),
+        workloads=workloads(_plain(cfg), hardware.resolved_device),
+        inputs=inputs,
+        hardware=hardware,
+        probes=_probes(cfg.probe),
+        baseline=cfg.baseline,
+        seed=cfg.seed,
+    )
+
+
+def _probes(node: DictConfig) -> dict[str, ProbeSettings]:
+    """Settings by probe, in the order they run in a child; a time needs its gate."""
+    chosen = {str(name): PROBES[str(name)](**_plain(settings)) for name, settings in node.items()}
+    if "time" in chosen:
+        chosen.setdefault("gate", PROBES["gate"]())
+    if not chosen:
+        raise ValueError(f"probe is empty: choose from {', '.join(PROBES)}")
+    return {name: chosen[name] for name in ("memory", "gate", "fidelity", "time") if name in chosen}
+
+
+def workloads(cfg: Mapping[str, Any], device: str) -> tuple[Workload, ...]:
+    """The grid of the axes, and one more for each entry of `extra`."""
+    axes = {axis: cfg[axis] for axis in AXES}
+    grids = [axes]
+    for number, entry in enumerate(cfg["extra"]):
+        if not isinstance(entry, dict):
+            raise ValueError(f"extra[{number}] must be axes such as {{heads: [1, 2]}}, got {entry!r}")
+        unknown = set(entry) - set(AXES)
+        if unknown:
+            raise ValueError(
+                f"extra[{number}] has no axis {sorted(unknown)[0]!r}: known are {', '.join(AXES)}"
+            )
+        grids.append({**axes, **entry})
+    return tuple(
+        Workload(**dict(zip(AXES, values, strict=True)), device=device)
+        for grid in grids
+        for values in itertools.product(*(axis_values(a, grid[a]) for a in AXES))
+    )
+
+
+def axis_values(axis: str, value: Any) -> list[Any]:
+    """The values of one axis, each of the axis' type."""
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise ValueError(f"{axis} is empty: give one value or a list such as [512, 1024]")
+    kind = TYPES.get(axis, int)
+    for item in values:
+        if item is None and axis in OPTIONAL_AXES:
+            continue
+        if type(item) is not kind:
+            raise ValueError(f"{axis} must be of type {kind.__name__}, got {item!r}")
+    return values
+
+
+def _plain(node: Any) -> Any:
+    """Containers of OmegaConf as containers of Python."""
+    if isinstance(node, DictConfig | ListConfig):
+        return OmegaConf.to_container(node, resolve=True)
+    return node
+

@@ -1,0 +1,90 @@
+"""What every probe needs first: inputs drawn, the variant prepared, one call of the asked phase."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subquad.contract import AttentionFn, TensorSpec, Variant, Workload
+from subquad.inputs.family import InputFamily
+
+Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """q, k, v and the extra inputs; with gradients switched on where the phase needs them."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    extra: dict[str, Tensor]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.q, self.k, self.v, *self.extra.values())
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in self.tensors)
+
+
+def draw(family: InputFamily, w: Workload, seed: int, specs: dict[str, TensorSpec]) -> Inputs:
+    """Inputs of one workload. Extra inputs are uniform in the range of their spec."""
+    q, k, v = family.draw(w, seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    extra = {
+        name: (spec.low + (spec.high - spec.low) * torch.rand(spec.shape, generator=generator)).to(
+            dtype=w.torch_dtype, device=w.device
+        )
+        for name, spec in sorted(specs.items())
+    }
+    inputs = Inputs(q, k, v, extra)
+    if w.phase == "forward_backward":
+        for tensor in inputs.tensors:
+            tensor.requires_grad_()
+    return inputs
+
+
+def call_of(w: Workload, attend: AttentionFn, inputs: Inputs) -> Call:
+    """One call of the workload's phase: () -> output, or () -> (output, gradients).
+
+    The backward pass starts from a fixed random gradient and gives the gradients of all inputs and of
+    the parameters of a learned variant; nothing accumulates.
+    """
+    q, k, v, extra = inputs.q, inputs.k, inputs.v, inputs.extra
+    if w.phase == "forward":
+
+        def forward() -> Tensor:
+            with torch.no_grad():
+                return attend(q, k, v, **extra)
+
+        return forward
+
+    generator = torch.Generator().manual_seed(0)
+    upstream = torch.randn(w.query_shape, generator=generator).to(
+        dtype=w.torch_dtype, device=w.device
+    )
+    leaves = list(inputs.tensors)
+    if isinstance(attend, nn.Module):
+        leaves += [p for p in attend.parameters() if p.requires_grad]
+
+    def forward_backward() -> tuple[Tensor, tuple[Tensor, ...]]:
+        out = attend(q, k, v, **extra)
+        return out, torch.autograd.grad(out, leaves, upstream, allow_unused=True)
+
+    return forward_backward
+
+
+def sample_rows(w: Workload, count: int, seed: int) -> Tensor:
+    """Up to `count` query rows, sorted, the first and the last among them."""
+    if w.seq_len <= count:
+        return torch.arange(w.seq_len, device=w.device)
+    generator = torch.Generator().manual_seed(seed)
+    inner = 1 + torch.randperm(w.seq_len - 2, generator=generator)[: count - 2]
+    ends = torch.tensor([0, w.seq_len - 1])
+    return torch.cat([inner, ends]).sort().values.to(w.device)

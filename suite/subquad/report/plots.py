@@ -1,0 +1,238 @@
+"""The figures of a report: what is drawn against what, from rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from matplotlib.axes import Axes
+
+from subquad import units
+from subquad.analyze.summary import Row
+from subquad.report.facets import MAX_FACETS, Facets, gap_notes, guide
+from subquad.report.slices import Slice, is_fit, slices
+from subquad.report.style import EndLabel, Look, label_ends, log_ticks, looks, save, styled, tick
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A saved figure: its name, the files, and what a reader must know of it."""
+
+    name: str
+    title: str
+    caption: str
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One figure of a row against an axis of its workload."""
+
+    name: str
+    title: str
+    y: str
+    y_title: str
+    write: Callable[[float], str]
+    base: int = 10
+    low: str | None = None
+    high: str | None = None
+    x: str = "seq_len"
+    x_title: str = "sequence length"
+    guides: bool = False
+    line_at: float | None = None
+
+
+TIME = Curve(
+    name="time_vs_seq_len",
+    title="Time of one call by sequence length",
+    y="time_s",
+    y_title="time of one call",
+    write=units.seconds,
+    low="time_low_s",
+    high="time_high_s",
+    guides=True,
+)
+HEADS = replace(
+    TIME,
+    name="time_vs_heads",
+    title="Time of one call by number of heads",
+    x="heads",
+    x_title="heads",
+    guides=False,
+)
+MEMORY = Curve(
+    name="memory_vs_seq_len",
+    title="Peak workspace of one call by sequence length",
+    y="workspace_bytes",
+    y_title="peak memory beyond inputs and outputs",
+    write=units.size,
+    base=2,
+    guides=True,
+)
+SPEEDUP = Curve(
+    name="speedup_vs_seq_len",
+    title="Speed-up over the baseline by sequence length",
+    y="speedup",
+    y_title="speed-up over the baseline",
+    write=units.ratio,
+    base=2,
+    low="speedup_low",
+    high="speedup_high",
+    line_at=1.0,
+)
+
+
+def draw_all(rows: Sequence[Row], families: Sequence[str], machine: str, out: Path) -> list[Figure]:
+    """Every figure that the rows have data for, saved under `out`."""
+    with styled():
+        style = looks(rows)
+        figures = [_curves(c, slices(rows), style, machine, out) for c in (TIME, MEMORY, SPEEDUP)]
+        figures.append(_curves(HEADS, _by_heads(rows), style, machine, out))
+        figures.append(_quality(rows, families, style, machine, out))
+    return [f for f in figures if f is not None]
+
+
+def _by_heads(rows: Sequence[Row]) -> list[Slice]:
+    """Slices over heads at the largest seq_len that two head counts have a time at."""
+    found = []
+    for part in slices(rows, free=("heads",)):
+        for n in reversed(part.seq_lens):
+            here = tuple(r for r in part.rows if r["seq_len"] == n)
+            if len({r["heads"] for r in here if is_fit(r)}) >= 2:
+                found.append(Slice({**part.axes, "seq_len": n}, here))
+                break
+    return found
+
+
+def _curves(
+    curve: Curve, found: Sequence[Slice], style: dict[str, Look], machine: str, out: Path
+) -> Figure | None:
+    """One line a variant, one facet a slice; None where no slice has two lengths with data."""
+    reach = {id(p): len({r[curve.x] for r in p.rows if r[curve.y] is not None}) for p in found}
+    drawable = sorted((p for p in found if reach[id(p)] >= 2), key=lambda p: -reach[id(p)])
+    if not drawable:
+        return None
+    parts = drawable[:MAX_FACETS]
+    notes = gap_notes(parts, curve.y, curve.x)
+    if curve is SPEEDUP and any(is_fit(r) and r["speedup"] is None for p in parts for r in p.rows):
+        notes.insert(0, "No speed-up where the baseline has no time.")
+    if any(r[curve.y] == 0 for p in parts for r in p.rows):
+        notes.append("A value of 0 has no place on a logarithmic axis and is not drawn.")
+    if len(drawable) > MAX_FACETS:
+        notes.insert(0, f"{len(drawable) - MAX_FACETS} more workload families are in the tables.")
+    facets = Facets.of(parts, curve.title, machine, notes)
+    limits = _limits(curve, parts)
+    for ax, part in facets:
+        _draw_curves(ax, curve, part, style, limits)
+    facets.label_axes(curve.x_title, curve.y_title)
+    return _saved(curve.name, curve.title, facets, notes, out)
+
+
+def _saved(name: str, title: str, facets: Facets, notes: Sequence[str], out: Path) -> Figure:
+    caption = " ".join([f"{title}: {facets.subtitle}.", *notes])
+    return Figure(name, title, caption, tuple(save(facets.figure, out / name)))
+
+
+def _limits(curve: Curve, parts: Sequence[Slice]) -> tuple[float, float]:
+    """One vertical range for all facets, never so small that noise looks like a slope."""
+    names = [n for n in (curve.y, curve.low, curve.high) if n]
+    rows = [r for p in parts for r in p.rows]
+    values = [r[n] for r in rows for n in names if r[n] is not None and r[n] > 0]
+    values += [curve.line_at] if curve.line_at else []
+    low, high = min(values, default=1.0), max(values, default=1.0)
+    margin = max((high / low) ** 0.06, 2 / math.sqrt(high / low), 1.05)
+    return low / margin, high * margin
+
+
+def _draw_curves(
+    ax: Axes, curve: Curve, part: Slice, style: dict[str, Look], limits: tuple[float, float]
+) -> None:
+    xs = sorted({r[curve.x] for r in part.rows})
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log", base=curve.base)
+    ends = []
+    for label in part.labels:
+        by_x = {r[curve.x]: r for r in part.rows if r["label"] == label and (r[curve.y] or 0) > 0}
+        if not by_x or (curve is SPEEDUP and _is_reference(by_x.values())):
+            continue
+        look = style[label]
+        _draw_line(ax, curve, xs, by_x, look)
+        last = max(by_x)
+        ends.append(EndLabel(label, last, by_x[last][curve.y], look.colour))
+    if curve.line_at is not None:
+        ax.axhline(curve.line_at, color="#555555", linewidth=0.9, zorder=1.5)
+    shown = sorted({r[curve.x] for r in part.rows if r[curve.y] is not None})
+    ax.set_xlim(shown[0] / 2**0.25, shown[-1] * 2**0.12)
+    ax.set_ylim(*limits)
+    step = math.ceil(len(shown) / 7)
+    tick(ax.xaxis, shown[::-1][::step][::-1], lambda v: str(int(v)))
+    log_ticks(ax.yaxis, curve.base, curve.write)
+    if curve.guides:
+        for power, name in ((1, "n"), (2, "n²")):
+            guide(ax, power, name)
+    label_ends(ax, ends)
+
+
+def _draw_line(ax: Axes, curve: Curve, xs: Sequence[int], by_x: dict[int, Row], look: Look) -> None:
+    """A line with gaps where a value is missing, and its intervals."""
+    ys = [by_x[x][curve.y] if x in by_x else math.nan for x in xs]  # matplotlib's way to say a gap
+    ax.plot(xs, ys, color=look.colour, linestyle=look.dash, marker=look.marker, markeredgecolor="white",
+            markeredgewidth=0.5, zorder=3)  # fmt: skip
+    for x, row in by_x.items():
+        low, high = (row[n] if n else None for n in (curve.low, curve.high))
+        if low is not None and high is not None:
+            ax.plot([x, x], [low, high], color=look.colour, linewidth=3.2, alpha=0.35, zorder=2,
+                    solid_capstyle="butt")  # fmt: skip
+
+
+def _is_reference(rows: Iterable[Row]) -> bool:
+    """Whether these are the baseline against itself: 1 by definition, drawn as the line."""
+    return all(r["speedup"] == 1.0 == r["speedup_low"] == r["speedup_high"] for r in rows)
+
+
+def _quality(
+    rows: Sequence[Row], families: Sequence[str], style: dict[str, Look], machine: str, out: Path
+) -> Figure | None:
+    """Skill against time, one facet a family of inputs, each at the largest seq_len with data."""
+    views = [v for v in (_largest(rows, f) for f in families) if v is not None][:MAX_FACETS]
+    if not views:
+        return None
+    title = "Closeness to full attention against time"
+    notes = ["Skill is 1 - deviation / deviation of the mean of the visible values."]
+    facets = Facets.of(views, title, machine, notes)
+    lowest = min(r[f"skill_{v.axes['skill on']}"] for v in views for r in v.rows)
+    for ax, view in facets:
+        ax.set_ylim(min(-0.08, lowest - 0.1), 1.08)
+        _draw_quality(ax, f"skill_{view.axes['skill on']}", view.rows, style)
+    facets.label_axes("time of one call", "skill (1: full attention, 0: mean of values)")
+    return _saved("quality_vs_time", title, facets, notes, out)
+
+
+def _largest(rows: Sequence[Row], family: str) -> Slice | None:
+    """Rows of the first slice, at its largest seq_len, with two variants that have time and skill."""
+    for part in slices(rows):
+        for n in reversed(part.seq_lens):
+            here = tuple(r for r in part.at(n) if is_fit(r) and r[f"skill_{family}"] is not None)
+            if len(here) >= 2:
+                axes = {k: v for k, v in part.axes.items() if k != "inputs"}
+                return Slice({**axes, "seq_len": n, "skill on": family}, here)
+    return None
+
+
+def _draw_quality(ax: Axes, skill: str, rows: Sequence[Row], style: dict[str, Look]) -> None:
+    points = [r for r in rows if r[skill] is not None]
+    ends = []
+    for r in points:
+        look = style[r["label"]]
+        ax.plot([r["time_s"]], [r[skill]], color=look.colour, marker=look.marker, markersize=7,
+                markeredgecolor="white", linestyle="none", zorder=3)  # fmt: skip
+        ends.append(EndLabel(r["label"], r["time_s"], r[skill], look.colour))
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    ax.set_xlim(low / 1.3, high * 1.15)
+    for level in (0.0, 1.0):
+        ax.axhline(level, color="#999999", linewidth=0.8, zorder=1)
+    log_ticks(ax.xaxis, 10, units.seconds)
+    label_ends(ax, ends)

@@ -1,0 +1,198 @@
+"""Write a report: a pure function of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from subquad import units
+from subquad.analyze.intervals import Interval, ratio_interval
+from subquad.analyze.summary import Row, columns, deviation_families
+from subquad.analyze.summary import rows as rows_of
+from subquad.record import Run, Status
+from subquad.report.markdown import csv_text, escape
+from subquad.report.plots import Figure, draw_all
+from subquad.report.slices import Slice, describe, is_fit, naming, slices, timings
+from subquad.report.tables import (
+    failures_table,
+    machine_lines,
+    overview,
+    seq_len_table,
+    workload_table,
+)
+
+READING = """\
+A time is that of one call: the median of each process, then the geometric mean over processes; its
+95 % interval is over processes. A speed-up is the baseline's time over the variant's, paired within
+the processes that measured both, so what slows a whole process cancels. Two variants are *tied*
+where the interval of their paired ratio holds 1. Controls do not compete for fastest. *Not
+determined* means that too few processes measured it. Peak workspace is memory beyond inputs and
+outputs. Oracle error is the distance to a variant's own definition and only a gate; deviation is
+the distance to full softmax attention, and skill is 1 at full attention and 0 at the mean of the
+visible values. Roofline share is the least time the machine's measured ceilings allow over the
+measured time. A dash says that something was not measured."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written."""
+
+    page: Path
+    table: Path
+    figures: tuple[Figure, ...]
+
+    @property
+    def paths(self) -> list[Path]:
+        return [self.page, self.table, *(path for figure in self.figures for path in figure.files)]
+
+
+def render(runs: Sequence[Run] | Run, out: Path) -> Report:
+    """Write report.md, cells.csv and figures/ under `out`, one report over all the runs."""
+    runs = [runs] if isinstance(runs, Run) else list(runs)
+    families = deviation_families(runs)
+    rows = [row for run in runs for row in rows_of(run, families)]
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    figures = draw_all(rows, families, machine(runs), out / "figures")
+    page, csv = out / "report.md", out / "cells.csv"
+    csv.write_text(csv_text(columns(families), rows), encoding="utf-8", newline="")
+    page.write_text(page_text(runs, rows, figures), encoding="utf-8", newline="")
+    return Report(page, csv, tuple(figures))
+
+
+def machine(runs: Sequence[Run]) -> str:
+    """The machines in a few words, for the subtitle of a figure."""
+    found = []
+    for environment in (e for run in runs for e in run.environments.values()):
+        gpu = environment.get("gpu")
+        device = _word(
+            (gpu[0] if isinstance(gpu, (list, tuple)) and gpu else gpu) or environment.get("cpu")
+        )
+        torch = _word(environment.get("torch"))
+        found.append(", ".join(filter(None, (device, torch and f"torch {torch}"))))
+    return "; ".join(dict.fromkeys(filter(None, found)))
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return str(value.get("model") or value.get("name") or value.get("version") or "")
+    return str(value) if value else ""
+
+
+def page_text(runs: Sequence[Run], rows: Sequence[Row], figures: Sequence[Figure]) -> str:
+    """The whole report as Markdown."""
+    parts = slices(rows)
+    names = ", ".join(escape(run.name) for run in runs)
+    blocks = [f"# Attention benchmark: {names or 'no run'}", *_what_was_run(runs, rows)]
+    blocks += ["## How to read this", READING, *map(noise_floor, runs)]
+    if not rows:
+        blocks.append("**There are no cells in these runs, so there is nothing to report.**")
+    elif not any(is_fit(r) for r in rows):
+        blocks.append(f"**None of the {len(rows)} cells has a time; their reasons are below.**")
+    else:
+        blocks += _fastest(runs, parts)
+    for figure in figures:
+        blocks += [f"## {figure.title}", _embed(figure), f"*{escape(figure.caption)}*"]
+    blocks += _failures(parts)
+    blocks += _deviation_gaps(runs)
+    blocks += _details(parts, deviation_families(runs))
+    blocks += _warnings(runs)
+    return "\n\n".join(blocks) + "\n"
+
+
+def _what_was_run(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
+    blocks = ["## What was run"]
+    for run in runs:
+        mine = [r for r in rows if r["run"] == run.name]
+        timed = sum(is_fit(r) for r in mine)
+        ok = sum(r["status"] == Status.OK for r in mine)
+        lines = [f"- Run {escape(run.name)}: {len(mine)} cells, {timed} with a time, {ok} ok; "
+                 f"baseline {escape(run.baseline)}"]  # fmt: skip
+        lines += [f"- Machine: {line}" for line in machine_lines(run) or ["not recorded"]]
+        keys = ("hardware", "device", "threads", "allocator")
+        used = dict.fromkeys(describe(r, keys) for r in mine)
+        lines += [f"- Ran {escape(text)}" for text in used]
+        blocks.append("\n".join(lines))
+    return blocks
+
+
+def noise_floor(run: Run) -> str:
+    """What two entries of the same code differ by in this run: nothing below it means anything."""
+    found = [ratio_interval(s.control_timing, s.reference_timing) for s in run.sessions.values()]
+    ratios = [interval for interval in found if interval is not None]
+    start = f"Noise floor of {escape(run.name)}:"
+    if not ratios:
+        return f"{start} not determined, since no session entered its reference twice."
+    away = [max(r.estimate, 1 / r.estimate) - 1 for r in ratios]
+    noisy = sum(s.noisy for s in run.sessions.values())
+    text = (
+        f"{start} in {_count(len(ratios), 'session')} the reference was entered twice (A/A), and their "
+        f"ratio ran from {units.ratio(min(r.estimate for r in ratios))} to "
+        f"{units.ratio(max(r.estimate for r in ratios))}, at most {units.percent(max(away))} from 1. "
+    )
+    return text + _excluded(ratios) + f" {_count(noisy, 'session')} flagged as noisy."
+
+
+def _excluded(ratios: Sequence[Interval]) -> str:
+    determined = [r for r in ratios if r.determined]
+    if not determined:
+        return "Their intervals are not determined."
+    out = sum(r.excludes(1.0) for r in determined)
+    return f"{out} of {_count(len(determined), 'interval')} exclude 1; chance alone gives 5 %."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _fastest(runs: Sequence[Run], parts: Sequence[Slice]) -> list[str]:
+    samples = timings(runs)
+    blocks = ["## Fastest at each sequence length"]
+    names = naming(parts)
+    for part in parts:
+        if any(is_fit(r) for r in part.rows):
+            blocks += [f"**{escape(describe(part.axes, names))}**", overview(part, samples)]
+    return blocks
+
+
+def _embed(figure: Figure) -> str:
+    png = next(path for path in figure.files if path.suffix == ".png")
+    return f"![{figure.title}](figures/{png.name})"
+
+
+def _failures(parts: Sequence[Slice]) -> list[str]:
+    failures = failures_table(parts)
+    if failures is None:
+        return ["## Rows that are not ok", "None: every cell is ok."] if parts else []
+    return ["## Rows that are not ok", failures]
+
+
+def _deviation_gaps(runs: Sequence[Run]) -> list[str]:
+    """Why a family of inputs gave no deviation, each reason once."""
+    gaps = {
+        (d.inputs, d.reason): None
+        for run in runs
+        for m in run.measurements
+        for d in m.deviations
+        if d.reason
+    }
+    if not gaps:
+        return []
+    lines = [f"- {escape(inputs)}: {escape(reason)}" for inputs, reason in gaps]
+    return ["## Deviations that could not be measured", "\n".join(lines)]
+
+
+def _details(parts: Sequence[Slice], families: Sequence[str]) -> list[str]:
+    blocks = ["## Every workload"] if parts else []
+    names = naming(parts)
+    for part in parts:
+        blocks += [f"### {escape(describe(part.axes, names))}", seq_len_table(part)]
+        for n in part.seq_lens:
+            blocks += [f"#### seq_len {n}", workload_table(part.at(n), families)]
+    return blocks
+
+
+def _warnings(runs: Sequence[Run]) -> list[str]:
+    lines = [f"- {escape(run.name)}: {escape(text)}" for run in runs for text in run.warnings]
+    return ["## Warnings", "\n".join(lines)] if lines else []

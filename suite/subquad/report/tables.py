@@ -1,0 +1,174 @@
+"""The tables of a report, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from subquad import units
+from subquad.analyze.summary import Row
+from subquad.record import Run, Status
+from subquad.report.markdown import escape, table
+from subquad.report.slices import Fastest, Slice, Timings, describe, fastest, is_fit, naming
+
+ABSENT = "–"
+NOT_DETERMINED = "not determined"
+
+
+def with_interval(row: Row, names: tuple[str, str, str], write: Any) -> str:
+    """`1.2 ms [1.1 ms, 1.3 ms]` from the fields of a row that hold estimate, low and high."""
+    estimate, low, high = (row[name] for name in names)
+    if estimate is None:
+        return ABSENT
+    interval = NOT_DETERMINED if low is None or high is None else f"{write(low)}, {write(high)}"
+    return f"{write(estimate)} [{interval}]"
+
+
+def time_text(row: Row) -> str:
+    text = with_interval(row, ("time_s", "time_low_s", "time_high_s"), units.seconds)
+    return f"{text} (noisy)" if row["noisy"] and row["time_s"] is not None else text
+
+
+def speedup_text(row: Row) -> str:
+    if row["speedup"] == row["speedup_low"] == row["speedup_high"] == 1.0:
+        return "1 (the baseline)"  # against itself, by definition
+    return with_interval(row, ("speedup", "speedup_low", "speedup_high"), units.ratio)
+
+
+def optional(value: float | None, write: Any) -> str:
+    return ABSENT if value is None else write(value)
+
+
+def error(value: float) -> str:
+    return units.significant(value, 2)
+
+
+def machine_lines(run: Run) -> list[str]:
+    """What each environment of a run was: hardware first, then software, whatever was recorded."""
+    lines = []
+    for id_, environment in run.environments.items():
+        parts = [_component(name, environment.get(name)) for name in ("cpu", "gpu", "memory", "os")]
+        parts += [_component(name, environment.get(name)) for name in ("python", "torch", "blas")]
+        text = "; ".join(p for p in parts if p) or "nothing recorded"
+        lines.append(f"{escape(text)} (environment {escape(id_)})")
+    return lines
+
+
+def _component(name: str, value: Any) -> str:
+    """`cpu Synthetic CPU, cores 2` from whatever shape a component of an environment has."""
+    if value in (None, "", [], {}, ()):
+        return ""
+    if isinstance(value, Mapping):
+        naming = [str(value[k]) for k in ("model", "name", "version") if value.get(k)]
+        counted = [f"{k} {value[k]}" for k in ("cores", "physical_cores", "threads") if value.get(k)]
+        return f"{name} {', '.join(naming + counted)}" if naming or counted else ""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(filter(None, (_component(name, item) for item in value)))
+    if name == "memory" and isinstance(value, (int, float)):
+        return f"memory {units.size(value)}"
+    return f"{name} {value}"
+
+
+def overview(part: Slice, timings: Timings) -> str:
+    """The fastest exact variant and the fastest of any kind at each seq_len, with ties said.
+
+    Controls show what doing nothing costs; they do not compete.
+    """
+    head = ["seq_len", "fastest exact", "time", "fastest of any kind", "computes", "time", "speed-up"]
+    body = []
+    for n in part.seq_lens:
+        here = [r for r in part.at(n) if r["family"] != "control"]
+        exact = fastest([r for r in here if r["computes"] == "exact"], timings)
+        best = fastest(here, timings)
+        body.append(
+            [
+                str(n),
+                _winners(exact),
+                optional(exact.row["time_s"], units.seconds) if exact else ABSENT,
+                _winners(best),
+                escape(best.row["computes"] or ABSENT) if best else ABSENT,
+                optional(best.row["time_s"], units.seconds) if best else ABSENT,
+                speedup_text(best.row) if best else ABSENT,
+            ]
+        )
+    return table(head, body, right=("seq_len", "time"))
+
+
+def _winners(found: Fastest | None) -> str:
+    if found is None:
+        return ABSENT
+    text = escape(found.row["label"])
+    if found.tied:
+        text += f", tied with {_some(found.tied)}"
+    if found.undetermined:
+        text += f"; {NOT_DETERMINED} against {_some(found.undetermined)}"
+    return text
+
+
+def _some(rows: Sequence[Row], limit: int = 3) -> str:
+    names = [escape(r["label"]) for r in rows[:limit]]
+    more = len(rows) - limit
+    return ", ".join(names) + (f" and {more} more" if more > 0 else "")
+
+
+def seq_len_table(part: Slice) -> str:
+    """Variants by seq_len: the time, or the status where there is none."""
+    lengths = part.seq_lens
+    body = []
+    for label in part.labels:
+        by_length = {r["seq_len"]: r for r in part.of(label)}
+        cells = [_short(by_length.get(n)) for n in lengths]
+        first = next(iter(by_length.values()))
+        body.append([escape(label), escape(first["family"] or ABSENT), *cells])
+    heads = [str(n) for n in lengths]
+    return table(["variant", "family", *heads], body, right=heads)
+
+
+def _short(row: Row | None) -> str:
+    if row is None:
+        return ABSENT
+    if is_fit(row):
+        return units.seconds(row["time_s"])
+    return str(row["status"])
+
+
+def workload_table(rows: Sequence[Row], families: Sequence[str]) -> str:
+    """Everything measured of one workload, by time."""
+    quality = [f for f in families if any(r[f"deviation_{f}"] is not None for r in rows)]
+    head = ["variant", "family", "computes", "time [95 % interval]", "speed-up [95 % interval]"]
+    head += ["peak workspace", "oracle error", *(f"deviation / skill, {escape(f)}" for f in quality)]
+    head += ["roofline share", "status", "reason"]
+    body = []
+    for r in rows:
+        line = [escape(r["label"]), escape(r["family"] or ABSENT), escape(r["computes"] or ABSENT)]
+        line += [time_text(r), speedup_text(r), optional(r["workspace_bytes"], units.size)]
+        line += [optional(r["oracle_error"], error), *(_quality(r, f) for f in quality)]
+        line += [optional(r["roofline_share"], units.percent), r["status"], escape(r["reason"] or "")]
+        body.append(line)
+    return table(head, body, right=("peak workspace", "oracle error", "roofline share"))
+
+
+def _quality(row: Row, family: str) -> str:
+    deviation, skill = row[f"deviation_{family}"], row[f"skill_{family}"]
+    if deviation is None:
+        return ABSENT
+    return f"{error(deviation)} / {ABSENT if skill is None else f'{skill:.2f}'}"
+
+
+def failures_table(parts: Sequence[Slice]) -> str | None:
+    """Every row that is not ok with its reason, alike ones in one line; None where all are ok."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    names = naming(parts)
+    for part in parts:
+        where = describe(part.axes, names)
+        for r in part.rows:
+            if r["status"] != Status.OK:
+                key = (r["label"], r["status"], r["reason"] or "no reason recorded", where)
+                groups.setdefault(key, []).append(r["seq_len"])
+    if not groups:
+        return None
+    body = [
+        [escape(label), status, ", ".join(map(str, sorted(lengths))), escape(reason), escape(where)]
+        for (label, status, reason, where), lengths in groups.items()
+    ]
+    return table(["variant", "status", "seq_len", "reason", "workload"], body)

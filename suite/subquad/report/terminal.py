@@ -1,0 +1,102 @@
+"""The closing table of a run, for a terminal of 100 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from subquad import units
+from subquad.analyze.summary import Row
+from subquad.record import Status
+from subquad.report.slices import Slice, describe, is_fit, naming, slices
+
+MAX_LENGTHS = 6
+MAX_TABLES = 4
+MAX_REASONS = 12
+SHORT = {
+    Status.UNSUPPORTED: "unsupp.",
+    Status.UNAVAILABLE: "unavail.",
+    Status.INCORRECT: "incorrect",
+    Status.OOM: "oom",
+    Status.TIMEOUT: "timeout",
+    Status.CRASHED: "crashed",
+    Status.ERROR: "error",
+    Status.SKIPPED_MEMORY: "too big",
+    Status.SKIPPED_TIME: "too slow",
+}
+
+
+def closing_table(rows: Sequence[Row], console: Console) -> None:
+    """Print times by variant and seq_len, and below them why cells have none."""
+    if not rows:
+        console.print(Text("No cell was planned, so there is nothing to show."))
+        return
+    parts = slices(rows)
+    if not any(is_fit(r) for r in rows):
+        console.print(Text(f"None of {len(rows)} cells has a time."))
+    else:
+        names = naming(parts)
+        for part in parts[:MAX_TABLES]:
+            console.print(_table(part, names))
+        if len(parts) > MAX_TABLES:
+            more = f"{len(parts) - MAX_TABLES} more workload families are in the report."
+            console.print(Text(more, style="dim"))
+    _print_reasons(rows, console)
+
+
+def _spread(lengths: Sequence[int]) -> list[int]:
+    """At most MAX_LENGTHS of the lengths, evenly spread, first and last included."""
+    if len(lengths) <= MAX_LENGTHS:
+        return list(lengths)
+    step = (len(lengths) - 1) / (MAX_LENGTHS - 1)
+    return [lengths[round(i * step)] for i in range(MAX_LENGTHS)]
+
+
+def _table(part: Slice, names: Sequence[str]) -> Table:
+    lengths = _spread(part.seq_lens)
+    timed = [r["seq_len"] for r in part.rows if r["speedup"] is not None]
+    at = max(timed, default=None)
+    out = Table(title=Text(describe(part.axes, names)), title_justify="left", pad_edge=False, box=None)
+    out.add_column("variant / seq_len", max_width=30, overflow="fold")
+    for n in lengths:
+        out.add_column(Text(str(n)), justify="right", no_wrap=True)
+    out.add_column(Text("speed-up" if at is None else f"speed-up\nat {at}"), justify="right")
+    for label in part.labels:
+        by_length = {r["seq_len"]: r for r in part.of(label)}
+        cells = [_cell(by_length.get(n)) for n in lengths]
+        last = by_length.get(at) if at is not None else None
+        gain = units.ratio(last["speedup"]) if last and last["speedup"] is not None else ""
+        out.add_row(Text(label), *cells, Text(gain))
+    return out
+
+
+def _cell(row: Row | None) -> Text:
+    if row is None:
+        return Text("")
+    status = Status(row["status"])
+    if is_fit(row):
+        mark = "~" if status is Status.NOT_CONVERGED else ""
+        return Text(mark + units.seconds(row["time_s"]))
+    return Text(SHORT.get(status, status.value), style="dim")
+
+
+def _print_reasons(rows: Sequence[Row], console: Console) -> None:
+    groups: dict[tuple[str, str, str], set[int]] = {}
+    for r in rows:
+        if r["status"] != Status.OK:
+            key = (r["label"], r["status"], " ".join((r["reason"] or "no reason recorded").split()))
+            groups.setdefault(key, set()).add(r["seq_len"])
+    if not groups:
+        return
+    count = sum(r["status"] != Status.OK for r in rows)
+    console.print(
+        Text(f"{count} of {len(rows)} cells are not ok (~ marks an interval wider than asked):")
+    )
+    for (label, status, reason), lengths in list(groups.items())[:MAX_REASONS]:
+        where = ", ".join(map(str, sorted(lengths)))
+        console.print(Text(f"  {label} at {where}: {status}: {reason}"), soft_wrap=False)
+    if len(groups) > MAX_REASONS:
+        console.print(Text(f"  and {len(groups) - MAX_REASONS} more, with every reason in the report"))

@@ -1,0 +1,181 @@
+"""What a run was asked for, as frozen dataclasses: the sweep, its hardware, the probes' settings.
+
+`config.py` makes them from YAML and overrides; nothing here knows Hydra.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from subquad.contract import DEVICES, Variant, Workload, at_least, one_of
+from subquad.inputs.family import InputFamily
+from subquad.units import parse_size
+
+ALLOCATORS = ("default", "huge_pages")
+
+
+def positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} must be > 0, got {value}")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a cell runs on, and how much it may take.
+
+    `device` auto is cuda where a GPU is at hand. `threads` None is every CPU this process may use.
+    `memory_limit` is a size (8GiB) or a share (70%) of the memory that is free when the run starts.
+    `setup_limit_s` and `call_limit_s` bound one set-up and one call. `allocator` huge_pages asks the
+    kernel for transparent huge pages (THP_MEM_ALLOC_ENABLE=1); default is what a user gets.
+    """
+
+    name: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    memory_limit: str = "70%"
+    setup_limit_s: float = 180.0
+    call_limit_s: float = 30.0
+    allocator: str = "default"
+
+    def __post_init__(self) -> None:
+        one_of("hardware.device", self.device, ("auto", *DEVICES))
+        one_of("hardware.allocator", self.allocator, ALLOCATORS)
+        positive("hardware.setup_limit_s", self.setup_limit_s)
+        positive("hardware.call_limit_s", self.call_limit_s)
+        cpus = len(os.sched_getaffinity(0))
+        if self.threads is not None and not 1 <= self.threads <= cpus:
+            raise ValueError(
+                f"hardware.threads must be from 1 to {cpus} (the CPUs this process may use), "
+                f"got {self.threads}"
+            )
+        self.memory_limit_bytes(2**30)
+
+    @property
+    def resolved_device(self) -> str:
+        if self.device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        return self.device
+
+    @property
+    def resolved_threads(self) -> int:
+        return self.threads or len(os.sched_getaffinity(0))
+
+    def memory_limit_bytes(self, available: int) -> int:
+        """The limit in bytes, where a share is taken of `available`."""
+        text = self.memory_limit.strip()
+        try:
+            limit = (
+                int(available * float(text[:-1]) / 100) if text.endswith("%") else parse_size(text)
+            )
+        except ValueError:
+            limit = 0
+        if limit <= 0:
+            raise ValueError(
+                f"hardware.memory_limit must be a size such as 8GiB or a share such as 70%, "
+                f"got {self.memory_limit!r}"
+            )
+        return limit
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two measurements different; limits do not."""
+        return {
+            "name": self.name,
+            "threads": self.resolved_threads,
+            "allocator": self.allocator,
+        }
+
+    def limits(self) -> dict[str, Any]:
+        """What a failure may depend on."""
+        return {
+            "memory_limit": self.memory_limit,
+            "setup_limit_s": self.setup_limit_s,
+            "call_limit_s": self.call_limit_s,
+        }
+
+
+@dataclass(frozen=True)
+class TimeSettings:
+    """How time is measured; the stop rule.
+
+    Every process runs `rounds` rounds; a round gives each entry one block of samples, each lasting at
+    least `sample_s`, together about `block_s`. An entry whose calls are slow leaves further rounds
+    once it has used `entry_s`. Processes are added until the 95 % interval of every ratio is narrower
+    than `target` (relative half-width), at least `min_processes`, at most `max_processes`; after
+    `budget_s` of a session the rest says `not_converged`.
+    """
+
+    target: float = 0.05
+    min_processes: int = 5
+    max_processes: int = 20
+    budget_s: float = 20.0
+    rounds: int = 7
+    sample_s: float = 0.001
+    block_s: float = 0.008
+    entry_s: float = 0.4
+    warmup_s: float = 0.03
+
+    def __post_init__(self) -> None:
+        for name in ("target", "budget_s", "sample_s", "block_s", "entry_s"):
+            positive(f"probe.time.{name}", getattr(self, name))
+        at_least("probe.time.min_processes", self.min_processes, 3)
+        at_least("probe.time.max_processes", self.max_processes, self.min_processes)
+        at_least("probe.time.rounds", self.rounds, 1)
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """Peak memory of the second call; the first leaves behind what is kept for good."""
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """Oracle error. `rows` query rows are checked (the first and the last among them)."""
+
+    rows: int = 64
+
+    def __post_init__(self) -> None:
+        at_least("probe.gate.rows", self.rows, 2)
+
+
+@dataclass(frozen=True)
+class FidelitySettings:
+    """Deviation from full softmax attention on `rows` query rows, on every family of the sweep."""
+
+    rows: int = 64
+
+    def __post_init__(self) -> None:
+        at_least("probe.fidelity.rows", self.rows, 2)
+
+
+ProbeSettings = TimeSettings | MemorySettings | GateSettings | FidelitySettings
+
+PROBES: Mapping[str, type[ProbeSettings]] = {
+    "time": TimeSettings,
+    "memory": MemorySettings,
+    "gate": GateSettings,
+    "fidelity": FidelitySettings,
+}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Everything that is asked of one run on one hardware.
+
+    `workloads` is the grid, already expanded; `variants` and `inputs` are instances. The first family
+    of inputs is the one that is timed and gated, fidelity is measured on all.
+    """
+
+    name: str
+    variants: tuple[Variant, ...]
+    workloads: tuple[Workload, ...]
+    inputs: tuple[InputFamily, ...]
+    hardware: Hardware
+    probes: Mapping[str, ProbeSettings]
+    baseline: str = "full_naive"
+    seed: int = 0
+    notes: tuple[str, ...] = field(default=(), compare=False)

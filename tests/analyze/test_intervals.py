@@ -1,0 +1,100 @@
+"""Intervals: known answers, and the coverage they promise."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from subquad.analyze.intervals import (
+    Interval,
+    half_width,
+    process_medians,
+    ratio_interval,
+    time_interval,
+)
+from subquad.record import ProcessTiming, Timing
+
+from tests.synthetic import timing
+
+
+def of(*processes: tuple[tuple[float, ...], ...], session: str = "s") -> Timing:
+    return Timing(session, tuple(ProcessTiming(0.0, 0.0, 1, blocks) for blocks in processes))
+
+
+def test_samples_reduce_to_blocks_then_to_processes():
+    t = of(((1.0, 2.0, 90.0), (3.0,), (4.0, 6.0)), ((7.0,),))
+    assert process_medians(t).tolist() == [3.0, 7.0]
+
+
+def test_time_is_the_geometric_mean_with_a_t_interval_on_logs():
+    t = of(*[((math.exp(x),),) for x in (0.0, 1.0, 2.0)])
+    found = time_interval(t)
+    half = stats.t.ppf(0.975, 2) / math.sqrt(3)
+    assert found is not None
+    assert found.processes == 3
+    assert found.estimate == pytest.approx(math.e)
+    assert (found.low, found.high) == pytest.approx((math.exp(1 - half), math.exp(1 + half)))
+    assert half_width(found) == pytest.approx(math.exp(half) - 1)
+
+
+def test_one_process_has_no_interval():
+    found = time_interval(of(((2.0, 2.1, 1.9),)))
+    assert found == Interval(pytest.approx(2.0), None, None, 1)
+    assert half_width(found) is None
+    assert not found.determined
+    assert not found.excludes(1.0)
+
+
+def test_nothing_sampled_is_none():
+    assert time_interval(of()) is None
+    assert time_interval(of((), ((),))) is None
+    assert ratio_interval(of(((1.0,),), ()), of((), ((1.0,),))) is None
+
+
+def test_ratio_pairs_by_process_index_and_leaves_half_pairs_out():
+    slow = of(((2.0,),), (), ((20.0,),), ((8.0,),))
+    fast = of(((1.0,),), ((5.0,),), ((10.0,),))
+    found = ratio_interval(slow, fast)
+    assert found is not None
+    assert found.processes == 2
+    assert (found.estimate, found.low, found.high) == pytest.approx((2.0, 2.0, 2.0))
+
+
+def test_ratio_refuses_two_sessions():
+    with pytest.raises(ValueError, match="'s' and 'other'"):
+        ratio_interval(of(((1.0,),)), of(((1.0,),), session="other"))
+
+
+def test_time_refuses_a_time_that_is_not_positive():
+    with pytest.raises(ValueError, match="times must be > 0"):
+        time_interval(of(((0.0,),)))
+
+
+def pooled_covers(t: Timing, truth: float) -> bool:
+    """Whether a t interval over all samples, as if they were replicates, holds the truth."""
+    logs = np.log([x for p in t.processes for block in p.blocks for x in block])
+    half = stats.t.ppf(0.975, logs.size - 1) * logs.std(ddof=1) / math.sqrt(logs.size)
+    return abs(logs.mean() - math.log(truth)) <= half
+
+
+def test_intervals_cover_what_they_promise():
+    rng = np.random.default_rng(20240607)
+    trials, time, ratio, pooled, widths = 2500, 0, 0, 0, []
+    for _ in range(trials):
+        effects = 0.15 * rng.standard_normal(5)
+        slow = timing("s", effects, 3e-3, rng, noise=0.03)
+        fast = timing("s", effects, 1e-3, rng, noise=0.03)
+        seconds, times = time_interval(slow), ratio_interval(slow, fast)
+        assert seconds is not None
+        assert times is not None
+        time += not seconds.excludes(3e-3)
+        ratio += not times.excludes(3.0)
+        pooled += pooled_covers(slow, 3e-3)
+        widths.append((half_width(seconds), half_width(times)))
+    assert 0.93 <= time / trials <= 0.97
+    assert 0.93 <= ratio / trials <= 0.97
+    assert pooled / trials < 0.75  # samples of one process are not replicates
+    of_time, of_ratio = np.median(np.array(widths, dtype=float), axis=0)
+    assert of_ratio < of_time / 5  # what all entries of a process share cancels

@@ -1,0 +1,92 @@
+"""Figures: which are drawn, what their captions own up to, and labels that do not collide."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from subquad.analyze.summary import deviation_families, rows
+from subquad.record import Status
+from subquad.report.plots import draw_all
+from subquad.report.style import FAMILY_COLOURS, family_colour, looks, powers, short_number, spread
+
+from tests.synthetic import ALL, LINEAR, NAIVE, SDPA, WINDOW, build_run
+
+
+def draw(run, out):
+    return {f.name: f for f in draw_all(rows(run), deviation_families([run]), "Synthetic CPU", out)}
+
+
+def test_every_figure_is_png_and_svg(tmp_path):
+    figures = draw(build_run(heads=(2, 8)), tmp_path)
+    assert list(figures) == [
+        "time_vs_seq_len",
+        "memory_vs_seq_len",
+        "speedup_vs_seq_len",
+        "time_vs_heads",
+        "quality_vs_time",
+    ]
+    for figure in figures.values():
+        assert [p.suffix for p in figure.files] == [".png", ".svg"]
+        assert all(p.stat().st_size > 1000 for p in figure.files)
+
+
+def test_heads_are_drawn_only_where_two_counts_were_measured(tmp_path):
+    assert "time_vs_heads" not in draw(build_run((NAIVE, LINEAR)), tmp_path)
+
+
+def test_one_length_draws_no_curve(tmp_path):
+    assert list(draw(build_run((NAIVE, LINEAR), (256,)), tmp_path)) == ["quality_vs_time"]
+
+
+def test_gaps_are_owned_up_to_in_the_caption(tmp_path):
+    failures = {
+        ("full_naive", 2048): (Status.SKIPPED_MEMORY, "too large"),
+        ("full_naive", 4096): (Status.SKIPPED_MEMORY, "too large"),
+        ("full_sdpa", 512): (Status.CRASHED, "signal 11"),
+    }
+    figures = draw(build_run((NAIVE, SDPA, LINEAR), failures=failures), tmp_path)
+    caption = figures["time_vs_seq_len"].caption
+    assert "full_naive: not at 2048, 4096 (skipped_memory); full_sdpa: not at 512 (crashed)" in caption
+    assert "No speed-up where the baseline has no time." in figures["speedup_vs_seq_len"].caption
+
+
+def test_more_than_four_facets_are_said_to_be_left_out(tmp_path):
+    run = build_run((NAIVE, LINEAR), (256, 512), causal=(False, True), heads=(1, 2, 4))
+    assert (
+        "2 more workload families are in the tables." in draw(run, tmp_path)["time_vs_seq_len"].caption
+    )
+
+
+def test_a_family_has_one_colour_and_its_members_differ():
+    found = rows(build_run((*ALL, LINEAR), (256,)))
+    style = looks(found)
+    assert {style[v.name].colour for v in ALL if v.family == "full"} == {FAMILY_COLOURS["full"]}
+    members = [style[n] for n in ("full_naive", "full_sdpa")]
+    assert members[0].marker != members[1].marker
+    assert members[0].dash != members[1].dash
+    assert style["local_window"] == looks(rows(build_run((WINDOW,), (256,))))["local_window"]
+    assert family_colour("never seen") == family_colour("never seen")
+
+
+@given(st.lists(st.floats(-1, 2), max_size=30), st.floats(0.01, 0.2))
+def test_spread_labels_keep_their_order_and_distance(places, pitch):
+    moved = spread(sorted(places), pitch)
+    assert len(moved) == len(places)
+    assert all(b - a >= pitch - 1e-9 for a, b in zip(moved, moved[1:], strict=False))
+
+
+def test_labels_with_room_stay_where_they_are():
+    assert spread([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])
+    assert spread([0.5, 0.5], 0.1) == pytest.approx([0.45, 0.55])
+
+
+def test_ticks_are_written_short():
+    assert [short_number(t) for t in ("1.00 ms", "100 us", "0.500x", "64.0 KiB")] == [
+        "1 ms",
+        "100 us",
+        "0.5x",
+        "64 KiB",
+    ]
+    assert powers(1e-4, 1e-1, 10) == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1])
+    assert len(powers(1, 2**40, 2)) <= 7

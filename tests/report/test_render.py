@@ -1,0 +1,196 @@
+"""Reports: complete, escaped, reproducible, and clear where there is nothing to say."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+
+import pytest
+from subquad.record import Run, Status
+from subquad.report.render import noise_floor, render
+
+from tests.synthetic import LINEAR, MEAN, NAIVE, SDPA, build_run
+
+FAILURES = {
+    (name, length): (status, f"reason of {status.value}")
+    for (name, length), status in zip(
+        [(v, n) for n in (1024, 2048) for v in ("local_window", "sparse_bigbird", "linear_elu", "full_sdpa",
+                                                "lowrank_linformer")],
+        [s for s in Status if s is not Status.OK],
+        strict=True,
+    )
+}  # fmt: skip
+
+
+def page(run, tmp_path) -> str:
+    return render(run, tmp_path / "report").page.read_text(encoding="utf-8")
+
+
+def test_every_status_is_shown_with_its_reason(tmp_path):
+    text = page(build_run(failures=FAILURES), tmp_path)
+    section = text.split("## Rows that are not ok")[1].split("\n## ")[0]
+    for (name, length), (status, reason) in FAILURES.items():
+        assert f"| {name} | {status.value} | {length} | {reason} |" in section
+
+
+def test_report_says_what_ran_where_and_how_noisy(tmp_path):
+    text = page(
+        build_run(seq_lens=(256, 512), warnings=("the last line of a.jsonl was torn",)), tmp_path
+    )
+    assert "- Run planted: 14 cells, 14 with a time, 14 ok; baseline full_naive" in text
+    assert "Synthetic CPU" in text
+    assert "torch 2.13.0" in text
+    assert "Noise floor of planted: in 2 sessions the reference was entered twice (A/A)" in text
+    assert "of 2 intervals exclude 1" in text
+    assert "None: every cell is ok." in text
+    assert "- planted: the last line of a.jsonl was torn" in text
+    assert "captured inputs end at" not in text
+
+
+def test_workload_tables_are_sorted_by_time_and_carry_intervals(tmp_path):
+    text = page(build_run((NAIVE, SDPA, LINEAR), (2048,)), tmp_path)
+    rows = [line for line in text.split("#### seq_len 2048")[1].splitlines() if line.startswith("| ")][
+        2:
+    ]
+    assert [r.split(" | ")[0] for r in rows] == ["| linear_elu", "| full_sdpa", "| full_naive"]
+    assert rows[0].count("[") == 2
+    assert "1 (the baseline)" in rows[2]
+    assert "- captured: captured inputs end at 1024 positions" in text
+
+
+def test_one_process_says_not_determined(tmp_path):
+    text = page(build_run((NAIVE, LINEAR), (256, 512), processes=1), tmp_path)
+    assert "[not determined]" in text
+    assert "Their intervals are not determined." in text
+    assert "None" not in text.replace("None: every cell is ok.", "")
+
+
+def test_indistinguishable_variants_are_tied(tmp_path):
+    twin = replace(SDPA, name="full_twin")
+    text = page(build_run((NAIVE, SDPA, twin), (1024,)), tmp_path)
+    line = next(x for x in text.splitlines() if x.startswith("| 1024 |"))
+    assert "full_sdpa, tied with full_twin" in line or "full_twin, tied with full_sdpa" in line
+    assert "full_naive" not in line
+
+
+def test_different_variants_are_not_tied_though_their_own_intervals_overlap(tmp_path):
+    near = replace(SDPA, name="full_near", time_s=lambda w: 1.1 * SDPA.time_s(w))
+    line = next(
+        x
+        for x in page(build_run((NAIVE, SDPA, near), (1024,)), tmp_path).splitlines()
+        if x.startswith("| 1024 |")
+    )
+    assert "tied" not in line
+
+
+def test_without_intervals_the_fastest_is_not_determined(tmp_path):
+    text = page(build_run((NAIVE, SDPA), (1024,), processes=1), tmp_path)
+    assert "full_sdpa; not determined against full_naive" in text
+
+
+def test_controls_do_not_compete_for_fastest(tmp_path):
+    text = page(build_run((NAIVE, MEAN), (1024,)), tmp_path)
+    overview = text.split("## Fastest")[1].split("\n## ")[0]
+    assert "control_mean" not in overview
+
+
+def test_hostile_names_stay_text(tmp_path):
+    evil = replace(LINEAR, name="=cmd|'/c calc'!A1<script>alert(1)</script>$x^2$[a](http://x)")
+    odd = replace(MEAN, name="@SUM(1)\nx", family="-weird$")
+    failures = {(evil.name, 512): (Status.ERROR, "bad | pipe\n<b>bold</b> `tick`")}
+    report = render(build_run((NAIVE, evil, odd), (256, 512, 1024), failures=failures), tmp_path)
+    text = report.page.read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "<b>" not in text
+    assert "](http" not in text
+    assert "bad \\| pipe &lt;b&gt;bold&lt;/b&gt; \\`tick\\`" in text
+    with report.table.open(newline="", encoding="utf-8") as file:
+        cells = list(csv.DictReader(file))
+    assert {c["variant"] for c in cells} == {"full_naive", "'" + evil.name, "'" + odd.name}
+    assert {c["family"] for c in cells} == {"full", "linear", "'-weird$"}
+    tables = [line for line in text.splitlines() if line.startswith("| ")]
+    assert all(line.endswith(" |") for line in tables)
+    assert "<script" not in (tmp_path / "figures/time_vs_seq_len.svg").read_text(encoding="utf-8")
+
+
+def test_csv_holds_raw_numbers_and_every_row(tmp_path):
+    run = build_run(failures=FAILURES)
+    with render(run, tmp_path).table.open(newline="", encoding="utf-8") as file:
+        cells = list(csv.DictReader(file))
+    assert len(cells) == len(run.measurements)
+    by_id = {c["cell"]: c for c in cells}
+    for m in run.measurements:
+        row = by_id[m.cell.id]
+        assert row["status"] == m.status.value
+        assert (float(row["time_s"]) > 0) if m.status.has_time else (row["time_s"] == "")
+        assert row["causal"] == "false"
+
+
+def test_same_run_gives_the_same_bytes(tmp_path):
+    run = build_run(failures=FAILURES, heads=(2, 8))
+    first, second = render(run, tmp_path / "a"), render(run, tmp_path / "b")
+    assert [p.name for p in first.paths] == [p.name for p in second.paths]
+    for one, two in zip(first.paths, second.paths, strict=True):
+        assert one.read_bytes() == two.read_bytes(), one.name
+
+
+def test_several_runs_are_one_report(tmp_path):
+    runs = [
+        build_run((NAIVE, LINEAR), (256, 512), name=n, hardware=h)
+        for n, h in (("a", "cpu-2"), ("b", "h200"))
+    ]
+    report = render(runs, tmp_path)
+    text = report.page.read_text(encoding="utf-8")
+    assert text.startswith("# Attention benchmark: a, b\n")
+    for words in (
+        "on cpu-2, 2 threads, allocator default, run a",
+        "on h200, 2 threads, allocator default, run b",
+    ):
+        assert words in text
+    assert "Noise floor of a:" in text
+    assert "Noise floor of b:" in text
+    assert len(report.table.read_text(encoding="utf-8").splitlines()) == 1 + 8
+
+
+def test_an_empty_run_says_so(tmp_path):
+    for runs in (Run("nothing", ()), []):
+        report = render(runs, tmp_path)
+        text = report.page.read_text(encoding="utf-8")
+        assert "There are no cells in these runs" in text
+        assert report.figures == ()
+
+
+def test_a_run_of_failures_says_so(tmp_path):
+    failures = {(v.name, n): (Status.CRASHED, "signal 9") for v in (NAIVE, LINEAR) for n in (256, 512)}
+    report = render(build_run((NAIVE, LINEAR), (256, 512), failures=failures), tmp_path)
+    text = report.page.read_text(encoding="utf-8")
+    assert "None of the 4 cells has a time" in text
+    assert "| full_naive | crashed | 256, 512 | signal 9 |" in text
+    assert "not determined, since no session" in text
+    assert report.figures == ()
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"cpu": None, "gpu": [{"name": "H200"}], "torch": {"version": "2.13"}},
+        {"cpu": "x|y", "memory": 2**34},
+    ],
+)
+def test_any_environment_record_will_do(tmp_path, environment):
+    text = page(build_run((NAIVE, LINEAR), (256, 512), environment=environment), tmp_path)
+    for word in environment and ("H200" if "gpu" in environment else "x\\|y",):
+        assert word in text
+
+
+def test_noise_floor_counts_intervals_that_exclude_one():
+    run = build_run((NAIVE,), (256, 512, 1024))
+    off = {}
+    for key, session in run.sessions.items():
+        doubled = tuple(
+            replace(p, blocks=tuple(tuple(2 * x for x in b) for b in p.blocks))
+            for p in session.control_timing.processes
+        )
+        off[key] = replace(session, control_timing=replace(session.control_timing, processes=doubled))
+    assert "3 of 3 intervals exclude 1" in noise_floor(replace(run, sessions=off))

@@ -1,0 +1,59 @@
+"""The closing table: fits 100 columns, shows failures short and their reasons below."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+from subquad.analyze.summary import rows
+from subquad.record import Run, Status
+from subquad.report.terminal import SHORT, closing_table
+
+from tests.synthetic import ALL, LINEAR, NAIVE, build_run
+
+
+def printed(run, width=100):
+    out = io.StringIO()
+    closing_table(rows(run), Console(file=out, width=width, force_terminal=False))
+    return out.getvalue()
+
+
+def test_it_fits_100_columns_and_shows_the_last_speedup():
+    text = printed(build_run(seq_lens=tuple(2**k for k in range(6, 16))))
+    assert max(map(len, text.splitlines())) <= 100
+    assert all(v.name in text for v in ALL)
+    assert "at 32768" in text
+    assert "\x1b" not in text
+
+
+def test_every_status_has_a_short_word_and_its_reason_below():
+    statuses = [s for s in Status if s is not Status.OK]
+    lengths = tuple(2 ** (8 + i) for i in range(5))
+    for some in (statuses[:5], statuses[5:]):
+        failures = {
+            ("linear_elu", n): (s, f"why {s.value}") for n, s in zip(lengths, some, strict=True)
+        }
+        text = printed(build_run((NAIVE, LINEAR), lengths, failures=failures))
+        for n, status in zip(lengths, some, strict=True):
+            assert SHORT.get(status, "~") in text
+            assert f"linear_elu at {n}: {status.value}: why {status.value}" in text
+
+
+def test_markup_in_names_and_reasons_stays_text():
+    failures = {("full_naive", 256): (Status.ERROR, "[red]boom[/red]\nsecond line")}
+    assert "[red]boom[/red] second line" in printed(
+        build_run((NAIVE, LINEAR), (256,), failures=failures)
+    )
+
+
+def test_nothing_and_only_failures_are_said():
+    assert "No cell was planned" in printed(Run("nothing", ()))
+    failures = {("full_naive", 256): (Status.OOM, "out of memory")}
+    text = printed(build_run((NAIVE,), (256,), failures=failures))
+    assert "None of 1 cells has a time." in text
+    assert "full_naive at 256: oom: out of memory" in text
+
+
+def test_many_workloads_are_cut_and_said():
+    run = build_run((NAIVE, LINEAR), (256,), heads=(1, 2, 4), causal=(False, True))
+    assert "2 more workload families are in the report." in printed(run)
