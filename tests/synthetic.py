@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
 from subquad.contract import Cost, Phase, Workload
 from subquad.record import (
     Cell,
@@ -66,7 +67,7 @@ ALL = (NAIVE, SDPA, WINDOW, BIGBIRD, LINEAR, LINFORMER, MEAN)
 ENVIRONMENT: dict[str, Any] = {
     "id": "e0",
     "cpu": {"model": "Synthetic CPU", "cores": 2},
-    "torch": "2.13.0",
+    "packages": {"torch": "2.13.0"},
     "ceilings": {
         "flops_per_s": {"float32": 1e13},
         "bytes_per_s": {"65536": 1e12, "1048576": 5e11, "67108864": 1e11},

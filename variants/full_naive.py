@@ -7,12 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from subquad.contract import AttentionFn, Computes, Limit, Variant, Workload, causal_mask
+from subquad.contract import AttentionFn, Computes, Variant, Workload, causal_mask
 
 
 @dataclass(frozen=True)
 class FullNaive(Variant):
-    """softmax(Q Kᵀ / sqrt(D)) V with the L x Lk scores written out, four times over.
+    """softmax(Q Kᵀ / sqrt(D)) V with the L x Lk scores written out.
 
     Query i sees every key, with `causal` those up to i + Lk - L. Each step is one operation of torch
     in the dtype of the inputs. Query heads that share a key head are stacked as rows of one product,
@@ -45,7 +45,3 @@ class FullNaive(Variant):
         matrices = 3 if w.phase == "forward_backward" else 2
         scores = matrices * w.batch * w.heads * w.seq_len * w.key_len * w.element_bytes
         return scores + (w.seq_len * w.key_len if w.causal else 0)
-
-    def limits(self) -> list[Limit]:
-        """As many key heads as query heads, or one key seen by all: the plain definition."""
-        return [Limit(self, self, Workload(2, 2, 65, 16, causal=True), key_scale=0.0)]

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from subquad.variants.full_naive import FullNaive
 from torch import Tensor
 
-from subquad.contract import AttentionFn, Computes, Limit, Supports, Variant, Workload, causal_mask
-from subquad.variants.full_naive import FullNaive
+from subquad.contract import AttentionFn, Computes, Limit, Variant, Workload, causal_mask
 
 
 def lower_right_bias(w: Workload) -> Tensor | None:
@@ -43,7 +43,9 @@ class FullSdpaMath(Variant):
     name: ClassVar[str] = "full_sdpa_math"
     family: ClassVar[str] = "full"
     computes: ClassVar[Computes] = "exact"
-    source: ClassVar[str] = "Vaswani et al. 2017, arXiv 1706.03762, section 3.2.1; torch SDPBackend.MATH"
+    source: ClassVar[str] = (
+        "Vaswani et al. 2017, arXiv 1706.03762, section 3.2.1; torch SDPBackend.MATH"
+    )
 
     def prepare(self, w: Workload) -> AttentionFn:
         bias = lower_right_bias(w)
@@ -82,7 +84,6 @@ class FullSdpaFlash(Variant):
     family: ClassVar[str] = "full"
     computes: ClassVar[Computes] = "exact"
     source: ClassVar[str] = "Dao 2023, arXiv 2307.08691, section 3.1; torch SDPBackend.FLASH_ATTENTION"
-    supports: ClassVar[Supports] = Supports()
 
     def prepare(self, w: Workload) -> AttentionFn:
         flash = torch.ops.aten._scaled_dot_product_flash_attention

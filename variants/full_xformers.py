@@ -3,16 +3,15 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
+from subquad.variants.full_sdpa import limits_to_naive
 from torch import Tensor
 
 from subquad.contract import AttentionFn, Computes, Limit, Supports, Variant, Workload
-from subquad.variants.full_sdpa import limits_to_naive
 
 
 @dataclass(frozen=True)
 class FullXformers(Variant):
-    """softmax(Q Kᵀ / sqrt(D)) V by xformers.ops.memory_efficient_attention, xformers' own choice of kernel.
+    """softmax(Q Kᵀ / sqrt(D)) V by xformers' memory_efficient_attention, its own choice of kernel.
 
     The operator takes [B, L, H, D]; tensors go in and out as transposed views, so no copy is made
     here. Grouped heads take its form [B, L, Hk, H/Hk, D], keys and values expanded without a copy.
@@ -37,7 +36,7 @@ class FullXformers(Variant):
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
             if group > 1:
-                q = q.unflatten(2, (w.key_heads, group))
+                q = q.reshape(w.batch, w.seq_len, w.key_heads, group, w.head_dim)
                 k, v = (x[:, :, :, None].expand(-1, -1, -1, group, -1) for x in (k, v))
             output: Tensor = memory_efficient_attention(q, k, v, attn_bias=bias)
             return (output.flatten(2, 3) if group > 1 else output).transpose(1, 2)

@@ -30,6 +30,7 @@ from subquad.contract import (
 ROWS = 64  # of a query block: fewer masked pairs than 128, and still large enough a product
 CPU_BLOCKS = 128  # query blocks (over all heads) of one step: their output stays in the cache
 CUDA_BLOCKS = 8192  # here a step is a launch, so there should be few
+KERNEL_BYTES = 3 * 2**19  # about what scaled_dot_product_attention takes for itself on two threads
 
 
 @dataclass(frozen=True)
@@ -149,11 +150,11 @@ def steps_bytes(w: Workload, rows: int, gathered_keys: int = 0) -> int:
     """Workspace of steps of `rows` query rows that copy `gathered_keys` keys and values each."""
     step = w.batch * w.head_dim * (w.heads * rows + 2 * w.key_heads * gathered_keys)
     if w.phase == "forward":
-        return step * w.element_bytes
+        return step * w.element_bytes + KERNEL_BYTES
     key_total = 2 * w.batch * w.key_heads * w.seq_len * w.head_dim
     total_bytes = max(4, w.element_bytes)
     copies = key_total * total_bytes if w.element_bytes < 4 else 0
-    return copies + 6 * step * w.element_bytes
+    return copies + 6 * step * w.element_bytes + KERNEL_BYTES
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,8 @@ class SparseBigbird(Variant):
             candidates = before + last - high
             ranks = draw.sample(range(candidates), min(self.random_blocks, candidates))
             drawn = [
-                self.global_blocks + rank if rank < before else high + 1 + rank - before for rank in ranks
+                self.global_blocks + rank if rank < before else high + 1 + rank - before
+                for rank in ranks
             ]
             window = [u for u in range(low, high + 1) if u != t]
             table.append([*range(self.global_blocks), *drawn, *window, t])
@@ -110,7 +111,9 @@ class SparseBigbird(Variant):
         return pairs
 
     def workspace_bytes(self, w: Workload) -> int:
-        keys = min(w.seq_len, self.block * (self.global_blocks + self.window_blocks + self.random_blocks))
+        keys = min(
+            w.seq_len, self.block * (self.global_blocks + self.window_blocks + self.random_blocks)
+        )
         rows = min(self.block, w.seq_len)
         blocks = self._blocks_per_step(w, keys)
         widest = 0 if w.phase == "forward" or not self.global_blocks else w.seq_len

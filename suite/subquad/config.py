@@ -16,7 +16,7 @@ from typing import Any
 import hydra
 import torch
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -66,9 +66,16 @@ def main(overrides: list[str], job: Callable[[Sweep, DictConfig], None]) -> None
         ConfigError: anything wrong with the configuration, in one line.
     """
     register()
+    failed: list[Exception] = []
 
     def composed(cfg: DictConfig) -> None:
-        job(to_sweep(cfg), cfg)
+        """One job. Hydra prints a failure in words of its own; it is raised again outside."""
+        if failed:
+            return
+        try:
+            job(to_sweep(cfg), cfg)
+        except Exception as error:  # noqa: BLE001 - raised again below
+            failed.append(error)
 
     argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = ["subquad run", *overrides]
@@ -83,6 +90,8 @@ def main(overrides: list[str], job: Callable[[Sweep, DictConfig], None]) -> None
         os.environ.pop("HYDRA_FULL_ERROR")
         if full_error is not None:
             os.environ["HYDRA_FULL_ERROR"] = full_error
+    if failed:
+        raise failed[0]
 
 
 def register() -> None:
@@ -119,10 +128,15 @@ def explain(error: Exception) -> str:
                 discover()[option]
             except LookupError as unknown:
                 return str(unknown.args[0])
-        known = ", ".join(o for o in error.options or () if o != "schema")
+        options = {"inputs": FAMILIES, "probe": PROBES}.get(group, error.options or ())
+        known = ", ".join(o for o in options if o != "schema")
         if known:
             return f"unknown {group} {option!r}: known are {known}"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}: {_first_line(error)}"
     lines = [_first_line(error)]
+    if lines[0].startswith("Ambiguous value"):
+        lines.append("write a list as seq_len=[512,1024], or add --multirun for one job a value")
     cause = error.__cause__ or error.__context__
     if isinstance(cause, OmegaConfBaseException):
         lines.append(_first_line(cause))
@@ -228,4 +242,3 @@ def _plain(node: Any) -> Any:
     if isinstance(node, DictConfig | ListConfig):
         return OmegaConf.to_container(node, resolve=True)
     return node
-

@@ -53,7 +53,6 @@ class Catalog:
         hint = f"did you mean {', '.join(near)}? " if near else ""
         raise LookupError(f"unknown variant {name!r}: {hint}`subquad variants` lists them all")
 
-
     def describe(self) -> dict[str, list[dict[str, Any]]]:
         """The catalog as plain data: every variant with its parameters, and what is broken."""
         return {

@@ -69,13 +69,9 @@ def environment_id(record: dict[str, Any]) -> str:
 
 def describe_cpu() -> dict[str, Any]:
     """Model, CPUs of the machine and of this process, caches, frequency governor, vector units."""
-    info = dict(
-        (key.strip(), value.strip())
-        for key, _, value in (
-            line.partition(":")
-            for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-        )
-    )
+    first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    info = {key.strip(): value.strip() for key, _, value in pairs}
     return {
         "model": info.get("model name") or platform.machine(),
         "cpus": os.cpu_count(),

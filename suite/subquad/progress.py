@@ -75,7 +75,7 @@ class Bar:
 
 
 def _weight(planned: Planned) -> float:
-    """Seconds, roughly: a fixed part a cell, and some thirty calls at 30 GFLOP/s; little for refusals."""
+    """Seconds, roughly: a fixed part and some thirty calls at 30 GFLOP/s; little for refusals."""
     if planned.refusal or planned.cost is None:
         return 0.01
     return 0.8 + min(30.0, 30 * planned.cost.flops / 30e9)

@@ -69,9 +69,7 @@ class Hardware:
         """The limit in bytes, where a share is taken of `available`."""
         text = self.memory_limit.strip()
         try:
-            limit = (
-                int(available * float(text[:-1]) / 100) if text.endswith("%") else parse_size(text)
-            )
+            limit = int(available * float(text[:-1]) / 100) if text.endswith("%") else parse_size(text)
         except ValueError:
             limit = 0
         if limit <= 0:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from subquad.contract import Cost
 from subquad.record import (
@@ -72,7 +72,7 @@ class Journal:
         self.path = folder / f"{shard}.jsonl"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file: IO[bytes] = open(self.path, "a+b")  # noqa: SIM115 - closed by close()
+            self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115 - closed by close()
         except OSError as error:
             raise StoreError(
                 f"cannot write {self.path}: {error.strerror}; choose another folder or name=..."
@@ -96,8 +96,9 @@ class Journal:
         data = ("\n".join(lines) + "\n").encode()
         start = self._file.seek(0, os.SEEK_END)
         try:
-            self._file.write(data)
-            self._file.flush()
+            written = 0
+            while written < len(data):
+                written += self._file.write(data[written:])
             os.fsync(self._file.fileno())
         except OSError as error:
             self._cut(start)
@@ -122,7 +123,6 @@ class Journal:
         self._file.seek(-1, os.SEEK_END)
         if self._file.read(1) != b"\n":
             self._file.write(b"\n")
-            self._file.flush()
 
     def _cut(self, length: int) -> None:
         """Take back a record that was written in part."""

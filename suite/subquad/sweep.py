@@ -25,6 +25,7 @@ from subquad.store import Contents, Journal, read_journals
 from subquad.units import percent
 
 NOISY_STEAL_SHARE = 0.05
+NOISY_SWITCHES = 60.0  # a second: others run on the CPUs that measure
 NOISY_AA = 0.02  # an A/A ratio this far from 1, with an interval that excludes 1
 ATTEMPTS = 2
 """A disturbed session is measured once more, then flagged."""
@@ -195,9 +196,7 @@ class _Runner:
         if probe == "fidelity":
             return self._part(planned, probe, value={"deviations": [asdict(d) for d in value]})
         if isinstance(value, Gate) and not value.passed:
-            return self._part(
-                planned, probe, Status.INCORRECT, why_incorrect(value), asdict(value)
-            )
+            return self._part(planned, probe, Status.INCORRECT, why_incorrect(value), asdict(value))
         return self._part(planned, probe, value=asdict(value))
 
     # --- time ------------------------------------------------------------------------------
@@ -270,7 +269,8 @@ class _Runner:
         told = "not determined" if width is None else f"+-{percent(width)}"
         reason = (
             f"the ratio to the reference is known to {told} after {len(timing.processes)} processes, "
-            f"asked was +-{percent(self._time_settings.target)}: raise probe.time.budget_s"
+            f"asked was +-{percent(self._time_settings.target)}: raise probe.time.budget_s or "
+            "probe.time.max_processes"
         )
         return self._part(planned, "time", Status.NOT_CONVERGED, reason, asdict(timing))
 
@@ -334,8 +334,10 @@ class _Runner:
 
 
 def is_noisy(noise: Noise, reference: Timing, control: Timing) -> bool:
-    """Whether a session was disturbed: CPU time stolen, or the same variant differs from itself."""
+    """Whether a session was disturbed: CPU time taken by others, or a variant unlike itself."""
     if noise.steal_share is not None and noise.steal_share > NOISY_STEAL_SHARE:
+        return True
+    if noise.measured_s > 0 and noise.involuntary_switches / noise.measured_s > NOISY_SWITCHES:
         return True
     ratio = ratio_interval(control, reference)
     return ratio is not None and ratio.excludes(1.0) and abs(ratio.estimate - 1.0) > NOISY_AA

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+
 from subquad.analyze.intervals import (
     Interval,
     half_width,
@@ -15,8 +16,7 @@ from subquad.analyze.intervals import (
     time_interval,
 )
 from subquad.record import ProcessTiming, Timing
-
-from tests.synthetic import timing
+from synthetic import timing
 
 
 def of(*processes: tuple[tuple[float, ...], ...], session: str = "s") -> Timing:
@@ -81,11 +81,11 @@ def pooled_covers(t: Timing, truth: float) -> bool:
 
 def test_intervals_cover_what_they_promise():
     rng = np.random.default_rng(20240607)
-    trials, time, ratio, pooled, widths = 2500, 0, 0, 0, []
+    trials, time, ratio, pooled, widths = 2000, 0, 0, 0, []
     for _ in range(trials):
         effects = 0.15 * rng.standard_normal(5)
-        slow = timing("s", effects, 3e-3, rng, noise=0.03)
-        fast = timing("s", effects, 1e-3, rng, noise=0.03)
+        slow = timing("s", effects, 3e-3, rng, noise=0.03, rounds=3)
+        fast = timing("s", effects, 1e-3, rng, noise=0.03, rounds=3)
         seconds, times = time_interval(slow), ratio_interval(slow, fast)
         assert seconds is not None
         assert times is not None

@@ -6,11 +6,11 @@ import json
 from dataclasses import replace
 
 import pytest
+
 from subquad.analyze.summary import columns, least_time_s, rows
 from subquad.contract import Cost
 from subquad.record import Gate, Run, Status
-
-from tests.synthetic import ALL, LINEAR, MEAN, NAIVE, SDPA, WINDOW, build_run, timing
+from synthetic import ALL, LINEAR, MEAN, NAIVE, SDPA, WINDOW, build_run, timing
 
 
 def row_of(found, variant, seq_len):

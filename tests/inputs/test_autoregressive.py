@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from subquad.contract import Workload
 from subquad.inputs.autoregressive import Autoregressive, ar1_
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+
 from subquad.contract import Workload
 from subquad.inputs.captured import LAYERS, STORED, Captured, load_sample
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from subquad.contract import DTYPES, Workload
 from subquad.inputs import FAMILIES, InputFamily
 

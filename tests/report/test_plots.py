@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from subquad.analyze.summary import deviation_families, rows
 from subquad.record import Status
 from subquad.report.plots import draw_all
 from subquad.report.style import FAMILY_COLOURS, family_colour, looks, powers, short_number, spread
-
-from tests.synthetic import ALL, LINEAR, NAIVE, SDPA, WINDOW, build_run
+from synthetic import ALL, LINEAR, NAIVE, SDPA, WINDOW, build_run
 
 
 def draw(run, out):
@@ -73,12 +75,17 @@ def test_a_family_has_one_colour_and_its_members_differ():
 def test_spread_labels_keep_their_order_and_distance(places, pitch):
     moved = spread(sorted(places), pitch)
     assert len(moved) == len(places)
-    assert all(b - a >= pitch - 1e-9 for a, b in zip(moved, moved[1:], strict=False))
+    assert all(b - a >= pitch - 1e-9 for a, b in pairwise(moved))
 
 
 def test_labels_with_room_stay_where_they_are():
     assert spread([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])
     assert spread([0.5, 0.5], 0.1) == pytest.approx([0.45, 0.55])
+
+
+def test_labels_stay_beside_the_axes():
+    assert spread([0.95, 1.0, 1.0], 0.1, 0.0, 1.0) == pytest.approx([0.8, 0.9, 1.0])
+    assert spread([0.0, 0.0], 0.1, 0.0, 1.0) == pytest.approx([0.0, 0.1])
 
 
 def test_ticks_are_written_short():

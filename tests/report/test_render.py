@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import csv
 from dataclasses import replace
+from itertools import product
 
 import pytest
+
 from subquad.record import Run, Status
 from subquad.report.render import noise_floor, render
+from synthetic import LINEAR, MEAN, NAIVE, SDPA, build_run
 
-from tests.synthetic import LINEAR, MEAN, NAIVE, SDPA, build_run
-
+VICTIMS = ("local_window", "sparse_bigbird", "linear_elu", "full_sdpa", "lowrank_linformer")
+FAILED = [s for s in Status if s is not Status.OK]
 FAILURES = {
     (name, length): (status, f"reason of {status.value}")
-    for (name, length), status in zip(
-        [(v, n) for n in (1024, 2048) for v in ("local_window", "sparse_bigbird", "linear_elu", "full_sdpa",
-                                                "lowrank_linformer")],
-        [s for s in Status if s is not Status.OK],
-        strict=True,
-    )
-}  # fmt: skip
+    for (length, name), status in zip(product((1024, 2048), VICTIMS), FAILED, strict=True)
+}
 
 
 def page(run, tmp_path) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 
 from rich.console import Console
+
 from subquad.analyze.summary import rows
 from subquad.record import Run, Status
 from subquad.report.terminal import SHORT, closing_table
-
-from tests.synthetic import ALL, LINEAR, NAIVE, build_run
+from synthetic import ALL, LINEAR, NAIVE, build_run
 
 
 def printed(run, width=100):

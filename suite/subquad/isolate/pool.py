@@ -80,7 +80,7 @@ def run_task(task: Task, setup: Setup) -> Outcome:
 
 
 def start_server() -> None:
-    """Start the fork server ahead of its first use: it imports torch while the parent does other work."""
+    """Start the fork server early: it imports torch while the parent does other work."""
     _context()
     forkserver.ensure_running()
 

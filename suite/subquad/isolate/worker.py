@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any
@@ -58,7 +59,7 @@ def main(
 ) -> None:
     """The child's whole life."""
     _redirect_output(log_path)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # no orphans if the run is killed
+    _die_with_the_run()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     reporter = PipeReporter(connection, current)
     try:
@@ -90,6 +91,16 @@ def _redirect_output(path: str) -> None:
     os.dup2(target, 1)
     os.dup2(target, 2)
     os.close(target)
+
+
+def _die_with_the_run() -> None:
+    """Leave no orphan when the run is killed.
+
+    The fork server ends when nobody holds the write end of its `alive` pipe. Children get a copy of it,
+    to start children of their own; kept open it would keep the server, and this process, alive.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
 
 
 def _apply(setup: Setup) -> None:

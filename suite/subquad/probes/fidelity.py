@@ -47,7 +47,7 @@ def full_attention(w: Workload, inputs: Inputs, rows: Tensor) -> Tensor:
 
 
 def mean_of_visible(w: Workload, v: Tensor, rows: Tensor) -> Tensor:
-    """Mean of the values each row may see, in float64, [B, H, R, D]: attention that looks at nothing."""
+    """Mean of the values each row may see, float64 [B, H, R, D]: attention that looks at nothing."""
     v = repeat_heads(v.double(), w.heads)
     if not w.causal:
         return v.mean(dim=-2, keepdim=True).expand(-1, -1, len(rows), -1)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subquad.contract import AttentionFn, TensorSpec, Variant, Workload
+from subquad.contract import AttentionFn, TensorSpec, Workload
 from subquad.inputs.family import InputFamily
 
 Call = Callable[[], Any]
@@ -66,9 +66,7 @@ def call_of(w: Workload, attend: AttentionFn, inputs: Inputs) -> Call:
         return forward
 
     generator = torch.Generator().manual_seed(0)
-    upstream = torch.randn(w.query_shape, generator=generator).to(
-        dtype=w.torch_dtype, device=w.device
-    )
+    upstream = torch.randn(w.query_shape, generator=generator).to(dtype=w.torch_dtype, device=w.device)
     leaves = list(inputs.tensors)
     if isinstance(attend, nn.Module):
         leaves += [p for p in attend.parameters() if p.requires_grad]

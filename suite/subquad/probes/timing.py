@@ -57,9 +57,7 @@ class TimeProcess:
         report.step("timing", 30 + 10 * expected_s)
         switches = _involuntary_switches()
         run_rounds(entries, clock, random.Random(self.order_seed), self.settings, report)
-        return ProcessResult(
-            tuple(e.timing() for e in entries), _involuntary_switches() - switches
-        )
+        return ProcessResult(tuple(e.timing() for e in entries), _involuntary_switches() - switches)
 
     def _prepare(
         self, index: int, variant: Variant, shared: Inputs, clock: Clock, report: Reporter

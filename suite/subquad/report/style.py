@@ -145,8 +145,10 @@ def label_ends(ax: Axes, labels: Sequence[EndLabel], size: float = 8.2) -> None:
     pitch = 1.28 * size * figure.dpi / 72 / height
     to_axes = ax.transAxes.inverted()
     ends = [to_axes.transform(ax.transData.transform((e.x, e.y))) for e in labels]
-    order = sorted(range(len(labels)), key=lambda i: (float(ends[i][1]), labels[i].text))
-    places = spread([float(ends[i][1]) for i in order], pitch)
+    order = sorted(
+        range(len(labels)), key=lambda i: (float(ends[i][1]), float(ends[i][0]), labels[i].text)
+    )
+    places = spread([float(ends[i][1]) for i in order], pitch, 0.0, 1.0)
     for i, y in zip(order, places, strict=True):
         x0, y0 = (float(c) for c in ends[i])
         e, early = labels[i], float(ends[i][0]) < 0.9
@@ -157,10 +159,11 @@ def label_ends(ax: Axes, labels: Sequence[EndLabel], size: float = 8.2) -> None:
                 fontsize=size, va="center", ha="left")  # fmt: skip
 
 
-def spread(places: Sequence[float], pitch: float) -> list[float]:
+def spread(places: Sequence[float], pitch: float, low: float = -1e9, high: float = 1e9) -> list[float]:
     """Sorted places moved as little as possible so that neighbours are at least `pitch` apart.
 
-    Places that collide form a block around the mean of what its members asked for.
+    Places that collide form a block around the mean of what its members asked for. All stay between
+    `low` and `high`; where these leave no room, the uppermost end above `high`.
     """
     blocks: list[list[float]] = []  # [sum of asked-for starts, count]
     for i, place in enumerate(places):
@@ -169,7 +172,8 @@ def spread(places: Sequence[float], pitch: float) -> list[float]:
             total, count = blocks.pop()
             blocks[-1][0] += total
             blocks[-1][1] += count
-    starts = [total / count for total, count in blocks for _ in range(int(count))]
+    last = max(low, high - (len(places) - 1) * pitch)
+    starts = [min(max(total / count, low), last) for total, count in blocks for _ in range(int(count))]
     return [start + i * pitch for i, start in enumerate(starts)]
 
 

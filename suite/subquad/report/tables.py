@@ -43,12 +43,16 @@ def error(value: float) -> str:
     return units.significant(value, 2)
 
 
+MACHINE = ("cpu", "gpu", "memory", "huge_pages", "kernel", "python", "torch", "xformers")
+
+
 def machine_lines(run: Run) -> list[str]:
     """What each environment of a run was: hardware first, then software, whatever was recorded."""
     lines = []
     for id_, environment in run.environments.items():
-        parts = [_component(name, environment.get(name)) for name in ("cpu", "gpu", "memory", "os")]
-        parts += [_component(name, environment.get(name)) for name in ("python", "torch", "blas")]
+        packages = environment.get("packages") or {}
+        found = {"memory": environment.get("memory_bytes"), **packages, **environment}
+        parts = [_component(name, found.get(name)) for name in MACHINE]
         text = "; ".join(p for p in parts if p) or "nothing recorded"
         lines.append(f"{escape(text)} (environment {escape(id_)})")
     return lines
@@ -60,7 +64,7 @@ def _component(name: str, value: Any) -> str:
         return ""
     if isinstance(value, Mapping):
         naming = [str(value[k]) for k in ("model", "name", "version") if value.get(k)]
-        counted = [f"{k} {value[k]}" for k in ("cores", "physical_cores", "threads") if value.get(k)]
+        counted = [f"{k} {value[k]}" for k in ("cpus", "capability") if value.get(k)]
         return f"{name} {', '.join(naming + counted)}" if naming or counted else ""
     if isinstance(value, (list, tuple)):
         return ", ".join(filter(None, (_component(name, item) for item in value)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +13,7 @@ from subquad.analyze.summary import Row
 from subquad.record import Status
 from subquad.report.slices import Slice, describe, is_fit, naming, slices
 
-MAX_LENGTHS = 6
+MAX_LENGTHS = 5
 MAX_TABLES = 4
 MAX_REASONS = 12
 SHORT = {
@@ -40,7 +40,8 @@ def closing_table(rows: Sequence[Row], console: Console) -> None:
     else:
         names = naming(parts)
         for part in parts[:MAX_TABLES]:
-            console.print(_table(part, names))
+            console.print(Text(describe(part.axes, names), style="bold"))
+            console.print(_table(part))
         if len(parts) > MAX_TABLES:
             more = f"{len(parts) - MAX_TABLES} more workload families are in the report."
             console.print(Text(more, style="dim"))
@@ -55,22 +56,30 @@ def _spread(lengths: Sequence[int]) -> list[int]:
     return [lengths[round(i * step)] for i in range(MAX_LENGTHS)]
 
 
-def _table(part: Slice, names: Sequence[str]) -> Table:
+def _table(part: Slice) -> Table:
     lengths = _spread(part.seq_lens)
     timed = [r["seq_len"] for r in part.rows if r["speedup"] is not None]
     at = max(timed, default=None)
-    out = Table(title=Text(describe(part.axes, names)), title_justify="left", pad_edge=False, box=None)
+    out = Table(pad_edge=False, box=None, padding=(0, 1, 0, 0))
     out.add_column("variant / seq_len", max_width=30, overflow="fold")
     for n in lengths:
         out.add_column(Text(str(n)), justify="right", no_wrap=True)
-    out.add_column(Text("speed-up" if at is None else f"speed-up\nat {at}"), justify="right")
+    families = [c for c in part.rows[0] if c.startswith("skill_")]
+    for figure in ("speed-up", "workspace", *(f.replace("_", "\n") for f in families)):
+        heading = figure if at is None or "\n" in figure else f"{figure}\nat {at}"
+        out.add_column(Text(heading), justify="right", no_wrap=True)
     for label in part.labels:
         by_length = {r["seq_len"]: r for r in part.of(label)}
         cells = [_cell(by_length.get(n)) for n in lengths]
         last = by_length.get(at) if at is not None else None
-        gain = units.ratio(last["speedup"]) if last and last["speedup"] is not None else ""
-        out.add_row(Text(label), *cells, Text(gain))
+        figures = [_figure(last, "speedup", units.ratio), _figure(last, "workspace_bytes", units.size)]
+        figures += [_figure(last, family, "{:.2f}".format) for family in families]
+        out.add_row(Text(label), *cells, *figures)
     return out
+
+
+def _figure(row: Row | None, column: str, write: Callable[[float], str]) -> Text:
+    return Text("" if row is None or row[column] is None else write(row[column]))
 
 
 def _cell(row: Row | None) -> Text:
@@ -86,17 +95,18 @@ def _cell(row: Row | None) -> Text:
 def _print_reasons(rows: Sequence[Row], console: Console) -> None:
     groups: dict[tuple[str, str, str], set[int]] = {}
     for r in rows:
-        if r["status"] != Status.OK:
+        if not is_fit(r):
             key = (r["label"], r["status"], " ".join((r["reason"] or "no reason recorded").split()))
             groups.setdefault(key, set()).add(r["seq_len"])
+    unsure = sum(r["status"] == Status.NOT_CONVERGED for r in rows)
+    if unsure:
+        console.print(Text(f"~ {unsure} of {len(rows)} times have a wider interval than asked"))
     if not groups:
         return
-    count = sum(r["status"] != Status.OK for r in rows)
-    console.print(
-        Text(f"{count} of {len(rows)} cells are not ok (~ marks an interval wider than asked):")
-    )
+    count = sum(not is_fit(r) for r in rows)
+    console.print(Text(f"{count} of {len(rows)} cells have no time:"))
     for (label, status, reason), lengths in list(groups.items())[:MAX_REASONS]:
         where = ", ".join(map(str, sorted(lengths)))
-        console.print(Text(f"  {label} at {where}: {status}: {reason}"), soft_wrap=False)
+        console.print(Text(f"  {label} at {where}: {status}: {reason}"), soft_wrap=True)
     if len(groups) > MAX_REASONS:
         console.print(Text(f"  and {len(groups) - MAX_REASONS} more, with every reason in the report"))

@@ -1,0 +1,441 @@
+"""What every variant must pass, as pytest tests or called one by one.
+
+    from subquad.conformance import conformance
+    test_mine = conformance(MyVariant())
+
+Each `check_<claim>` takes a variant, raises AssertionError with what is wrong, and raises
+unittest.SkipTest (a skip to pytest too) with the reasons where the variant runs no such workload.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Any, get_args
+from unittest import SkipTest
+
+import torch
+from packaging.requirements import Requirement
+from torch import Tensor
+
+from subquad.contract import Computes, TensorSpec, Variant, Workload
+from subquad.oracle import draw_weight, evaluate, gate, plain_error, relative_error, tolerance
+
+Check = Callable[[Variant], None]
+Inputs = tuple[Tensor, Tensor, Tensor]
+Extra = dict[str, Tensor]
+
+LENGTHS = (1, 63, 257, 1000)
+BASE = Workload(batch=2, heads=4, seq_len=67, head_dim=16, causal=False)
+
+
+def draw(variant: Variant, w: Workload, seed: int = 0) -> tuple[Inputs, Extra]:
+    """Standard normal q, k, v and the variant's extra inputs, in the workload's dtype."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def place(x: Tensor) -> Tensor:
+        return x.to(w.torch_dtype).to(w.device)
+
+    def uniform(spec: TensorSpec) -> Tensor:
+        return spec.low + (spec.high - spec.low) * torch.rand(spec.shape, generator=generator)
+
+    shapes = (w.query_shape, w.key_shape, w.key_shape)
+    q, k, v = (place(torch.randn(shape, generator=generator)) for shape in shapes)
+    return (q, k, v), {n: place(uniform(s)) for n, s in variant.extra_inputs(w).items()}
+
+
+def missing(variant: Variant) -> list[str]:
+    """Required packages that are not installed in the version asked, without importing them."""
+    reasons = []
+    for requirement in map(Requirement, variant.requires):
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            reasons.append(f"needs {requirement}")
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            reasons.append(f"needs {requirement}, found {version}")
+    return reasons
+
+
+def runnable(variant: Variant, workloads: Iterable[Workload]) -> list[Workload]:
+    """Those of the workloads that the variant can run here.
+
+    Raises:
+        SkipTest: none of them, with the reasons.
+    """
+    reasons: dict[str, None] = dict.fromkeys(missing(variant))
+    able = []
+    for w in workloads:
+        unmet = variant.unmet(w)
+        if w.device == "cuda" and not torch.cuda.is_available():
+            unmet = [*unmet, "device=cuda (no CUDA device here)"]
+        reasons.update(dict.fromkeys(unmet))
+        if not unmet and not missing(variant):
+            able.append(w)
+    if not able:
+        raise SkipTest(f"{variant.name}: " + "; ".join(reasons))
+    return able
+
+
+def both(**changes: Any) -> list[Workload]:
+    """The base workload with changes, once not causal and once causal."""
+    return [replace(BASE, causal=causal, **changes) for causal in (False, True)]
+
+
+def check_declares_itself(variant: Variant) -> None:
+    """Names, source and parameters are usable as identity."""
+    cls = type(variant)
+    for field in ("name", "family", "computes", "source"):
+        assert isinstance(getattr(cls, field, None), str), f"{cls.__name__} has no {field}"
+    assert re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)+", variant.name), f"name {variant.name!r}"
+    assert variant.name.startswith(f"{variant.family}_"), f"{variant.name} is not <family>_<what>"
+    assert variant.computes in get_args(Computes), f"computes={variant.computes!r}"
+    assert variant.source.strip(), "source is empty"
+    assert hash(variant) == hash(replace(variant)), "equal variants have different hashes"
+    json.dumps(asdict(variant), allow_nan=False)
+
+
+def check_shape_and_dtype(variant: Variant) -> None:
+    for w in runnable(variant, both()):
+        inputs, extra = draw(variant, w)
+        output = variant.prepare(w)(*inputs, **extra)
+        assert output.shape == w.query_shape, f"shape {tuple(output.shape)}, not {w.query_shape}: {w}"
+        assert output.dtype == w.torch_dtype, f"dtype {output.dtype}, not {w.dtype}: {w}"
+        assert output.isfinite().all(), f"not finite: {w}"
+
+
+def check_equals_its_oracle(variant: Variant) -> None:
+    for w in runnable(variant, both()):
+        assert_gate(variant, w)
+
+
+def check_gradient_equals_its_oracle(variant: Variant) -> None:
+    for w in runnable(variant, both(phase="forward_backward")):
+        assert_gate(variant, w)
+
+
+def check_large_scores_stay_finite(variant: Variant) -> None:
+    """Queries and keys 8 times larger: scores near 250 overflow exp() in float32 without a maximum."""
+    for w in runnable(variant, both()):
+        assert_gate(variant, w, query_scale=8.0, key_scale=8.0)
+
+
+def check_causal_ignores_the_future(variant: Variant) -> None:
+    """The future resampled, scaled by 3 and cut off; a shared maximum leaks only when scaled."""
+    for w in runnable(variant, [replace(BASE, causal=True)]):
+        inputs, extra = draw(variant, w)
+        other, other_extra = draw(variant, w, seed=1)
+        attend = variant.prepare(w)
+        before = attend(*inputs, **extra).clone()
+        allowed = _allowed(variant, w, inputs, extra)
+        for cut in (1, w.seq_len // 2, w.seq_len - 1):
+            futures = {
+                "resampled": (other, other_extra),
+                "scaled by 3": (tuple(3 * x for x in inputs), extra),
+            }
+            for what, (future, future_extra) in futures.items():
+                spliced = [_splice(x, y, cut) for x, y in zip(inputs, future, strict=True)]
+                more = {n: _splice(x, future_extra[n], cut, w.seq_len) for n, x in extra.items()}
+                after = attend(*spliced, **more)
+                error = relative_error(after[:, :, :cut], before[:, :, :cut])
+                assert error <= allowed, f"future {what} from {cut} on changes the past by {error:.1e}"
+            _check_truncated(variant, w, inputs, before, cut, allowed)
+
+
+def check_batch_mates_are_ignored(variant: Variant) -> None:
+    """Another batch element replaced, scaled by 10, and NaN: this one is as before."""
+    for w in runnable(variant, both()):
+        inputs, extra = draw(variant, w)
+        other, _ = draw(variant, w, seed=1)
+        attend = variant.prepare(w)
+        before = attend(*inputs, **extra).clone()
+        allowed = _allowed(variant, w, inputs, extra)
+        mates = {
+            "replaced": other,
+            "scaled by 10": tuple(10 * x for x in inputs),
+            "NaN": tuple(torch.full_like(x, torch.nan) for x in inputs),
+        }
+        for what, mate in mates.items():
+            mixed = [torch.cat([x[:1], y[1:]]) for x, y in zip(inputs, mate, strict=True)]
+            after = attend(*mixed, **extra)
+            error = relative_error(after[:1], before[:1])
+            assert error <= allowed, f"a batch-mate {what} changes this element by {error:.1e}: {w}"
+
+
+def check_lengths(variant: Variant) -> None:
+    for length in LENGTHS:
+        for w in runnable(variant, both(seq_len=length)):
+            assert_gate(variant, w)
+
+
+def check_gradient_at_lengths(variant: Variant) -> None:
+    for length in LENGTHS[:-1]:
+        for w in runnable(variant, both(seq_len=length, phase="forward_backward")):
+            assert_gate(variant, w)
+
+
+def check_grouped_heads(variant: Variant) -> None:
+    for kv_heads in (1, 2):
+        for phase in ("forward", "forward_backward"):
+            for w in _or_none(variant, both(kv_heads=kv_heads, phase=phase)):
+                assert_gate(variant, w)
+    runnable(variant, both(kv_heads=2))
+
+
+def check_cross_lengths(variant: Variant) -> None:
+    """More keys than queries, and where not causal fewer."""
+    asked = [*both(kv_len=101), replace(BASE, kv_len=29)]
+    for phase in ("forward", "forward_backward"):
+        for w in _or_none(variant, [replace(w, phase=phase) for w in asked]):
+            assert_gate(variant, w)
+    runnable(variant, asked)
+
+
+def check_dtypes(variant: Variant) -> None:
+    for dtype in ("float64", "bfloat16", "float16"):
+        for phase in ("forward", "forward_backward"):
+            for w in _or_none(variant, both(dtype=dtype, phase=phase)):
+                assert_gate(variant, w)
+    runnable(variant, [w for d in ("float64", "bfloat16", "float16") for w in both(dtype=d)])
+
+
+def check_limits(variant: Variant) -> None:
+    """Each setting at which the variant must equal another: output and, if asked, gradient."""
+    limits = variant.limits()
+    if not limits:
+        raise SkipTest(f"{variant.name}: declares no limits")
+    able = set(runnable(variant, [each.workload for each in limits]))
+    for limit in limits:
+        w = limit.workload
+        if w not in able:
+            continue
+        for each in (limit.variant, limit.equals):
+            assert not each.unmet(w), f"limit asks {each} what it cannot run: {each.unmet(w)}"
+        (q, k, v), extra = draw(limit.variant, w)
+        k = k * limit.key_scale
+        _, extra2 = draw(limit.equals, w)
+        rows = _all_rows(w)
+        weight = draw_weight(w, _all_rows(w))
+        actual = evaluate(limit.variant.prepare(w), (q, k, v), extra, weight)
+        expected = evaluate(limit.equals.prepare(w), (q, k, v), extra2, weight)
+        mine = plain_error(limit.variant, w, q, k, v, rows, extra)
+        theirs = plain_error(limit.equals, w, q, k, v, rows, extra2)
+        for name in ("output",) if extra or extra2 else tuple(actual):
+            allowed = limit.tolerance
+            if allowed is None:  # each may be off by its own tolerance
+                allowed = sum(tolerance(w.torch_dtype, each[name], name) for each in (mine, theirs))
+            error = relative_error(actual[name], expected[name])
+            assert error <= allowed, (
+                f"{name} of {limit.variant} is {error:.1e} from {limit.equals} "
+                f"(tolerance {allowed:.1e}): {w}"
+            )
+
+
+def check_same_seed_same_bits(variant: Variant) -> None:
+    for w in runnable(variant, both()):
+        inputs, extra = draw(variant, w)
+        first = variant.prepare(w)(*inputs, **extra).clone()
+        second = variant.prepare(w)(*inputs, **extra)
+        assert torch.equal(first, second), f"prepared twice, two answers: {w}"
+
+
+def check_second_call_same_bits(variant: Variant) -> None:
+    """State kept between calls (a buffer, a cache) shows when other inputs come between."""
+    for w in runnable(variant, both()):
+        (inputs, extra), (other, other_extra) = draw(variant, w), draw(variant, w, seed=1)
+        attend = variant.prepare(w)
+        first = attend(*inputs, **extra)
+        kept = first.clone()
+        attend(*other, **other_extra)
+        assert torch.equal(first, kept), f"a later call overwrote an earlier result: {w}"
+        assert torch.equal(attend(*inputs, **extra), kept), f"the second call differs: {w}"
+
+
+def check_inputs_are_not_modified(variant: Variant) -> None:
+    for w in [*_or_none(variant, both(phase="forward_backward")), *runnable(variant, both())]:
+        inputs, extra = draw(variant, w)
+        copies = [x.clone() for x in (*inputs, *extra.values())]
+        evaluate(variant.prepare(w), inputs, extra, draw_weight(w, _all_rows(w)))
+        for i, (x, copy) in enumerate(zip((*inputs, *extra.values()), copies, strict=True)):
+            assert torch.equal(x, copy), f"input {i} was modified: {w}"
+
+
+def check_scratch_memory_is_written_first(variant: Variant) -> None:
+    """Fresh memory holds NaN: whatever is read before it was written shows."""
+    for w in [*_or_none(variant, both(phase="forward_backward")), *runnable(variant, both())]:
+        inputs, extra = draw(variant, w)
+        with poisoned_memory():
+            attend = variant.prepare(w)
+            results = evaluate(attend, inputs, extra, draw_weight(w, _all_rows(w)))
+        for name, result in results.items():
+            assert result.isfinite().all(), f"{name} reads memory that was never written: {w}"
+
+
+def check_cost(variant: Variant) -> None:
+    """Counts are positive; `visible_pairs` is the sum of the mask."""
+    asked = [*both(), *both(kv_len=101), *both(kv_heads=2), *both(phase="forward_backward")]
+    for w in runnable(variant, asked):
+        cost = variant.cost(w)
+        for field in ("flops", "bytes", "workspace_bytes"):
+            value = getattr(cost, field)
+            assert isinstance(value, int), f"cost.{field} is {type(value).__name__}, not int"
+            assert value > 0 or field == "workspace_bytes", f"cost.{field} = {value}"
+        assert 0 < cost.exponent <= 3, f"cost.exponent = {cost.exponent}"
+        assert cost.workspace_bytes == variant.workspace_bytes(w), "two figures of workspace"
+        if variant.computes not in ("exact", "restricted"):
+            continue
+        mask = variant.mask(w, _all_rows(w))
+        shape = (w.heads, w.seq_len, w.key_len)
+        seen = w.heads * w.seq_len * w.key_len
+        if mask is not None:
+            assert mask.dtype == torch.bool, f"mask is {mask.dtype}"
+            seen = int(mask.expand(shape).sum())
+        told = w.heads * variant.visible_pairs(w)
+        assert seen == told, f"visible_pairs says {told} for all heads, the mask {seen}: {w}"
+
+
+def check_workspace(variant: Variant) -> None:
+    """The predicted workspace is within 3x of what the allocator saw, 1 MiB aside (CPU)."""
+    changes = {"batch": 1, "seq_len": 1024, "head_dim": 32}
+    for phase in ("forward", "forward_backward"):
+        for w in _or_none(variant, both(phase=phase, **changes)):
+            inputs, extra = draw(variant, w)
+            weight = draw_weight(w, _all_rows(w))
+            evaluate(variant.prepare(w), inputs, extra, weight)  # what only a first call allocates
+            attend: list[Any] = []
+            prepare_bytes = allocated_peak(lambda w=w, a=attend: a.append(variant.prepare(w)))  # type: ignore[misc]
+            peak = allocated_peak(lambda i=inputs, e=extra, g=weight, a=attend: evaluate(a[0], i, e, g))  # type: ignore[misc]
+            results = w.batch * w.heads * w.seq_len * w.head_dim * w.element_bytes
+            if phase == "forward_backward":  # the gradients, and evaluate's flat copy of them
+                results += 2 * sum(x.nbytes for x in (*inputs, *extra.values()))
+            measured, predicted = peak - results, variant.workspace_bytes(w)
+            slack = 2**20
+            assert measured <= 3 * predicted + slack, (
+                f"workspace_bytes says {predicted}, the allocator {measured}: {w}"
+            )
+            assert predicted <= 3 * (max(measured, 0) + prepare_bytes) + slack, (
+                f"workspace_bytes says {predicted}, the allocator only {measured}: {w}"
+            )
+    runnable(variant, both(**changes))
+
+
+CHECKS: tuple[Check, ...] = (
+    check_declares_itself,
+    check_shape_and_dtype,
+    check_equals_its_oracle,
+    check_gradient_equals_its_oracle,
+    check_large_scores_stay_finite,
+    check_causal_ignores_the_future,
+    check_batch_mates_are_ignored,
+    check_lengths,
+    check_gradient_at_lengths,
+    check_grouped_heads,
+    check_cross_lengths,
+    check_dtypes,
+    check_limits,
+    check_same_seed_same_bits,
+    check_second_call_same_bits,
+    check_inputs_are_not_modified,
+    check_scratch_memory_is_written_first,
+    check_cost,
+    check_workspace,
+)
+
+
+def conformance(*variants: Variant, checks: tuple[Check, ...] = CHECKS) -> Callable[..., None]:
+    """A pytest test, parametrised over variants and checks; bind it to a name that starts with test."""
+    import pytest
+
+    @pytest.mark.parametrize("check", checks, ids=lambda c: c.__name__.removeprefix("check_"))
+    @pytest.mark.parametrize("variant", variants, ids=lambda v: v.name)
+    def test_conformance(variant: Variant, check: Check) -> None:
+        check(variant)
+
+    return test_conformance
+
+
+def assert_gate(
+    variant: Variant, w: Workload, query_scale: float = 1.0, key_scale: float = 1.0
+) -> None:
+    """The variant is as near to its oracle as plain arithmetic in the same dtype is, twice over."""
+    (q, k, v), extra = draw(variant, w)
+    found = gate(variant, w, q * query_scale, k * key_scale, v, _all_rows(w), extra)
+    error = "not finite" if found.oracle_error is None else f"{found.oracle_error:.1e} from its oracle"
+    assert found.passed, f"{error} (tolerance {found.tolerance:.1e}): {variant} at {w}"
+
+
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """torch.empty gives NaN (and the largest integer)."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warn = torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic = torch.utils.deterministic
+    fill = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+        torch.use_deterministic_algorithms(before, warn_only=warn)
+
+
+def allocated_peak(call: Callable[[], object]) -> int:
+    """Peak of what torch's CPU allocator handed out during the call, beyond what it held before."""
+    with torch.autograd.profiler.profile(profile_memory=True) as profiler:
+        call()
+    held = peak = 0
+    results = profiler.kineto_results
+    assert results is not None
+    for event in results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
+
+
+def _all_rows(w: Workload) -> Tensor:
+    return torch.arange(w.seq_len, device=w.device)
+
+
+def _or_none(variant: Variant, workloads: Iterable[Workload]) -> list[Workload]:
+    """Like `runnable`, but an empty list where nothing is."""
+    try:
+        return runnable(variant, workloads)
+    except SkipTest:
+        return []
+
+
+def _allowed(variant: Variant, w: Workload, inputs: Inputs, extra: Extra) -> float:
+    """How far two answers to the same question may be apart."""
+    return tolerance(w.torch_dtype, plain_error(variant, w, *inputs, _all_rows(w), extra)["output"])
+
+
+def _splice(x: Tensor, y: Tensor, cut: int, length: int | None = None) -> Tensor:
+    """x before position `cut` of dimension 2, y from there on; x where it has no such dimension."""
+    if length is not None and (x.dim() < 3 or x.shape[2] != length):
+        return x
+    return torch.cat([x[:, :, :cut], y[:, :, cut:]], dim=2)
+
+
+def _check_truncated(
+    variant: Variant, w: Workload, inputs: Inputs, before: Tensor, cut: int, allowed: float
+) -> None:
+    """The past alone gives the past, where the definition itself does not look at the length."""
+    short = replace(w, seq_len=cut)
+    if variant.unmet(short) or variant.extra_inputs(w):
+        return
+    q, k, v = (x[:, :, :cut].contiguous() for x in inputs)
+    rows = _all_rows(short)
+    doubles = [x.double() for x in inputs]
+    long = variant.oracle(w)(*doubles, rows)
+    alone = variant.oracle(short)(q.double(), k.double(), v.double(), rows)
+    if relative_error(alone, long) > allowed:
+        return
+    error = relative_error(variant.prepare(short)(q, k, v), before[:, :, :cut])
+    assert error <= 2 * allowed, f"without the future from {cut} on, the past changes by {error:.1e}"

@@ -1,0 +1,177 @@
+"""Performer (FAVOR+): softmax estimated with positive orthogonal random features.
+
+Dimensions: B batch, H query heads, Hk key/value heads, G = H/Hk, D head dim, F features, C chunk.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from subquad.contract import (
+    AttentionFn,
+    Computes,
+    Cost,
+    Limit,
+    OracleFn,
+    Variant,
+    Workload,
+    at_least,
+)
+from subquad.variants.linear_elu import (
+    Recurrence,
+    State,
+    attention_of_recurrence,
+    kernel_oracle,
+    recurrence_bytes,
+    recurrence_cost,
+)
+
+
+def draw_directions(features: int, head_dim: int, seed: int) -> Tensor:
+    """Normal directions [F, D] in float64, orthogonal within each block of D.
+
+    Each row alone is standard normal (a uniform direction with a chi-distributed norm), so the
+    estimate of the kernel is unbiased whatever F is.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    blocks = -(-features // head_dim)
+    normal = torch.randn(blocks, head_dim, head_dim, generator=generator, dtype=torch.float64)
+    basis, upper = torch.linalg.qr(normal)
+    basis = basis * upper.diagonal(dim1=-2, dim2=-1).sign()[:, None]  # QR alone is not uniform
+    norms = torch.randn(blocks, head_dim, head_dim, generator=generator, dtype=torch.float64).norm(
+        dim=-1
+    )
+    return (basis.transpose(-2, -1) * norms[..., None]).flatten(0, 1)[:features]
+
+
+def exponents(x: Tensor, directions: Tensor) -> Tensor:
+    """log(phi(x) * sqrt(F)) = w.x̂ - |x̂|²/2 with x̂ = x / D^(1/4), [..., F]."""
+    scale = x.shape[-1] ** -0.25
+    half_square = x.square().sum(-1, keepdim=True) * (0.5 * scale * scale)
+    return (x @ (directions.T * scale)).sub_(half_square)
+
+
+class _Favor(Recurrence):
+    """State: sums of phi(k) v^T and phi(k), both times exp(-M), and M, the largest exponent so far.
+
+    What multiplies all weights of a query cancels, so each query drops its own largest exponent and
+    each position the largest one of the keys up to it (never of later ones: that would be the future).
+    """
+
+    def __init__(self, directions: Tensor) -> None:
+        self.directions = directions  # [F, D], already divided by D^(1/4)
+
+    def start(self, v: Tensor) -> State:
+        heads, _, dim = v.shape
+        features = len(self.directions)
+        sums = v.new_zeros(heads, features, dim), v.new_zeros(heads, features, 1)
+        return *sums, v.new_full((heads, 1, 1), -math.inf)
+
+    def absorb(self, state: State, k: Tensor, v: Tensor) -> State:
+        before = state[2].detach()
+        logs = self._key_exponents(k)
+        after = torch.maximum(before, logs.detach().amax((1, 2), keepdim=True))
+        return self._add(state, logs.sub_(after).exp_(), v, after)
+
+    def _add(self, state: State, features: Tensor, v: Tensor, after: Tensor) -> State:
+        """The state with features [B Hk, C, F] that are scaled by exp(-after), as it will be."""
+        values, weights, before = state
+        kept = (before.detach() - after).exp()
+        features = features.transpose(1, 2)
+        return (
+            torch.baddbmm(values * kept, features, v),
+            weights * kept + features.sum(2, keepdim=True),
+            after,
+        )
+
+    def read(self, state: State, q: Tensor) -> Tensor:
+        features = self._query_features(q)
+        return torch.bmm(features, state[0]) / torch.bmm(features, state[1])
+
+    def step(self, state: State, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, State]:
+        values, weights, before = state
+        before = before.detach()
+        size = k.shape[1]
+        queries = self._query_features(q)
+        logs = self._key_exponents(k)
+        largest = logs.detach().amax(2, keepdim=True)  # [B Hk, C, 1]
+        keys = logs.sub_(largest).exp_()
+        reached = torch.maximum(largest.cummax(1).values, before)  # up to each position
+        later = torch.ones(size, size, dtype=torch.bool, device=k.device).triu(1)
+        factors = (largest.transpose(1, 2) - reached).masked_fill_(later, -math.inf).exp_()
+        own = torch.bmm(queries, keys.transpose(1, 2)).unflatten(1, (-1, size))
+        own = (own * factors[:, None]).flatten(1, 2)  # [B Hk, G C, C]
+        past = queries * (before - reached).exp().repeat(1, q.shape[1] // size, 1)
+        total = torch.baddbmm(own.sum(2, keepdim=True), past, weights)
+        out = torch.baddbmm(torch.bmm(own, v), past, values) / total
+        after = reached[:, -1:]
+        return out, self._add(state, keys * (largest - after).exp(), v, after)
+
+    def _query_features(self, q: Tensor) -> Tensor:
+        logs = q @ self.directions.T  # -|q̂|²/2 is the same for all features of a query, so it cancels
+        return logs.sub_(logs.detach().amax(2, keepdim=True)).exp_()
+
+    def _key_exponents(self, k: Tensor) -> Tensor:
+        half_square = k.square().sum(2, keepdim=True) * (0.5 / math.sqrt(k.shape[2]))
+        return (k @ self.directions.T).sub_(half_square)
+
+
+@dataclass(frozen=True)
+class LinearPerformer(Variant):
+    """FAVOR+: out_i = sum_j phi(q_i).phi(k_j) v_j / sum_j phi(q_i).phi(k_j), j <= i when causal.
+
+    phi(x) = exp(w.x̂ - |x̂|²/2) / sqrt(F) for F = `features` directions w drawn from `seed` (normal,
+    orthogonal within blocks of D), x̂ = x / D^(1/4): phi(q).phi(k) is an unbiased estimate of
+    exp(q.k / sqrt(D)). Computed in float32 (float64 for float64) in chunks of `chunk` positions.
+    """
+
+    name: ClassVar[str] = "linear_performer"
+    family: ClassVar[str] = "linear"
+    computes: ClassVar[Computes] = "approximate"
+    source: ClassVar[str] = "Choromanski et al. 2020, Performers, arXiv 2009.14794, section 2.2-2.4"
+
+    features: int = 256
+    seed: int = 0
+    chunk: int = 128
+
+    def __post_init__(self) -> None:
+        at_least("features", self.features, 1)
+        at_least("chunk", self.chunk, 1)
+
+    def prepare(self, w: Workload) -> AttentionFn:
+        directions = draw_directions(self.features, w.head_dim, self.seed) * w.head_dim**-0.25
+        dtype = torch.promote_types(w.torch_dtype, torch.float32)
+        return attention_of_recurrence(w, _Favor(directions.to(w.device, dtype)), self.chunk)
+
+    def oracle(self, w: Workload) -> OracleFn:
+        directions = draw_directions(self.features, w.head_dim, self.seed)
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, rows: Tensor) -> Tensor:
+            drawn = directions.to(q)
+            queries, keys = (exponents(x, drawn).exp() for x in (q[:, :, rows], k))
+            return kernel_oracle(w, queries, keys, v, rows)
+
+        return attend
+
+    def workspace_bytes(self, w: Workload) -> int:
+        return recurrence_bytes(w, self.features, self.chunk)
+
+    def cost(self, w: Workload) -> Cost:
+        return recurrence_cost(w, self.features, self.features, self.workspace_bytes(w))
+
+    def limits(self) -> list[Limit]:
+        from subquad.variants.full_naive import FullNaive
+
+        return [
+            # All keys alike, and one key only: any normalised attention is the mean of the values.
+            *(
+                Limit(self, FullNaive(), Workload(2, 2, 150, 16, c), key_scale=0.0)
+                for c in (False, True)
+            ),
+            *(Limit(self, FullNaive(), Workload(2, 2, 1, 16, c)) for c in (False, True)),
+        ]
