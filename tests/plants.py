@@ -46,6 +46,13 @@ class Do:
 
         return [m for m in ("pandas", "matplotlib", "hydra", "scipy") if m in sys.modules]
 
+    def compute(self) -> float:
+        """Keep one core busy for `size` milliseconds; the seconds it took."""
+        start = time.perf_counter()
+        while time.perf_counter() - start < self.size / 1000:
+            pass
+        return time.perf_counter() - start
+
     def fail(self) -> None:
         raise ValueError("planted failure\nsecond line")
 

@@ -46,10 +46,13 @@ class FullFlex(Variant):
         compiled: Callable[..., Tensor] = torch.compile(flex_attention, dynamic=False, fullgraph=True)
         grouped = w.kv_heads is not None
 
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return compiled(q, k, v, block_mask=blocks, enable_gqa=grouped)
-
         derives = w.phase == "forward_backward"
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            # Compiled code is guarded by the grad mode: pinned, a caller's own never compiles again.
+            with torch.set_grad_enabled(derives):
+                return compiled(q, k, v, block_mask=blocks, enable_gqa=grouped)
+
         shapes = (w.query_shape, w.key_shape, w.key_shape)
         q, k, v = (
             torch.randn(s, dtype=w.torch_dtype, device=w.device, requires_grad=derives) for s in shapes

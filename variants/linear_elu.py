@@ -74,12 +74,14 @@ class Chunks:
 
     @classmethod
     def of(cls, w: Workload, chunk: int) -> Chunks:
-        return cls(w.causal, w.key_len - w.seq_len if w.causal else w.key_len, w.seq_len, chunk)
+        # One query on one key is causal too, and the causal form is then exact to the last bit.
+        causal = w.causal or w.key_len == w.seq_len == 1
+        return cls(causal, w.key_len - w.seq_len if causal else w.key_len, w.seq_len, chunk)
 
-    def keys(self) -> list[tuple[int, int]]:
+    def absorbed(self) -> list[tuple[int, int]]:
         return _ranges(0, self.ahead, self.chunk)
 
-    def queries(self) -> list[tuple[int, int]]:
+    def answered(self) -> list[tuple[int, int]]:
         return _ranges(0, self.length, self.chunk)
 
 
@@ -95,14 +97,14 @@ class _Piece:
         self.dtype = dtype
 
     def of_queries(self, x: Tensor, low: int, high: int) -> Tensor:
-        grouped = x[:, :, low:high].unflatten(1, (self.key_heads, -1))  # [B, Hk, G, C, D]
+        grouped = torch.unflatten(x[:, :, low:high], 1, (self.key_heads, -1))  # [B, Hk, G, C, D]
         return grouped.flatten(2, 3).flatten(0, 1).to(self.dtype)
 
     def of_keys(self, x: Tensor, low: int, high: int) -> Tensor:
         return x[:, :, low:high].flatten(0, 1).to(self.dtype)
 
     def put_queries(self, x: Tensor, low: int, high: int, part: Tensor) -> None:
-        rows = x[:, :, low:high].unflatten(1, (self.key_heads, -1))
+        rows = torch.unflatten(x[:, :, low:high], 1, (self.key_heads, -1))
         rows.copy_(part.view(rows.shape))
 
     def put_keys(self, x: Tensor, low: int, high: int, part: Tensor) -> None:
@@ -117,11 +119,11 @@ def _run(
     piece = _Piece(k.shape[1], torch.promote_types(q.dtype, torch.float32))
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     state = recurrence.start(piece.of_keys(v, 0, 0))
-    for low, high in chunks.keys():
+    for low, high in chunks.absorbed():
         if keep is not None:
             keep.append(state)
         state = recurrence.absorb(state, piece.of_keys(k, low, high), piece.of_keys(v, low, high))
-    for low, high in chunks.queries():
+    for low, high in chunks.answered():
         queries = piece.of_queries(q, low, high)
         if not chunks.causal:
             piece.put_queries(out, low, high, recurrence.read(state, queries))
@@ -151,7 +153,7 @@ class _Chunked(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v = ctx.saved_tensors
         recurrence: Recurrence = ctx.recurrence
@@ -162,14 +164,14 @@ class _Chunked(torch.autograd.Function):
         dstate: State = tuple(torch.zeros_like(x) for x in states[-1])
         if not chunks.causal:
             last = _leaves(*states.pop())
-            for low, high in chunks.queries():
+            for low, high in chunks.answered():
                 (queries,) = _leaves(piece.of_queries(q, low, high))
                 with torch.enable_grad():
                     out = recurrence.read(last, queries)
                 d = _grads((out,), (piece.of_queries(grad, low, high),), (*last, queries))
                 dstate = tuple(a + b for a, b in zip(dstate, d[:-1], strict=True))
                 piece.put_queries(dq, low, high, d[-1])
-        for low, high in reversed(chunks.queries() if chunks.causal else []):
+        for low, high in reversed(chunks.answered() if chunks.causal else []):
             at = (low + chunks.ahead, high + chunks.ahead)
             state = _leaves(*states.pop())
             leaves = _leaves(
@@ -183,7 +185,7 @@ class _Chunked(torch.autograd.Function):
             piece.put_queries(dq, low, high, gq)
             piece.put_keys(dk, *at, gk)
             piece.put_keys(dv, *at, gv)
-        for low, high in reversed(chunks.keys()):
+        for low, high in reversed(chunks.absorbed()):
             state = _leaves(*states.pop())
             leaves = _leaves(piece.of_keys(k, low, high), piece.of_keys(v, low, high))
             with torch.enable_grad():
@@ -212,7 +214,12 @@ def attention_of_recurrence(w: Workload, recurrence: Recurrence, chunk: int) -> 
     chunks = Chunks.of(w, chunk)
     if w.phase == "forward":
         return lambda q, k, v: _run(recurrence, chunks, q, k, v, None)
-    return lambda q, k, v: _Chunked.apply(q, k, v, recurrence, chunks)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out: Tensor = _Chunked.apply(q, k, v, recurrence, chunks)  # type: ignore[no-untyped-call]
+        return out
+
+    return attend
 
 
 def recurrence_cost(w: Workload, features: int, projected: int, workspace_bytes: int) -> Cost:
@@ -248,15 +255,6 @@ def recurrence_bytes(w: Workload, features: int, chunk: int) -> int:
     return 2 * one + (-(-w.key_len // chunk) + 6) * state
 
 
-def kernel_oracle(w: Workload, q: Tensor, k: Tensor, v: Tensor, rows: Tensor) -> Tensor:
-    """The quadratic form on features q [B, H, R, F] and k [B, Hk, Lk, F]: weights q k^T, normalised."""
-    k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
-    weights = q @ k.transpose(-2, -1)
-    if w.causal:
-        weights = weights * causal_mask(w, rows)
-    return weights @ v / weights.sum(-1, keepdim=True)
-
-
 class _Elu(Recurrence):
     """State: the sum of phi(k) v^T, [B * Hk, D, D], and of phi(k), [B * Hk, D, 1]."""
 
@@ -273,7 +271,7 @@ class _Elu(Recurrence):
 
     def step(self, state: State, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, State]:
         queries, keys = phi(q), phi(k).transpose(1, 2)
-        weights = torch.bmm(queries, keys).unflatten(1, (-1, k.shape[1]))
+        weights = torch.unflatten(torch.bmm(queries, keys), 1, (-1, k.shape[1]))
         weights = weights.tril_().flatten(1, 2)  # of each of the G heads
         total = torch.baddbmm(weights.sum(2, keepdim=True), queries, state[1])
         out = torch.baddbmm(torch.bmm(weights, v), queries, state[0]) / total
@@ -313,7 +311,11 @@ class LinearElu(Variant):
 
     def oracle(self, w: Workload) -> OracleFn:
         def attend(q: Tensor, k: Tensor, v: Tensor, rows: Tensor) -> Tensor:
-            return kernel_oracle(w, phi(q[:, :, rows]), phi(k), v, rows)
+            k, v = repeat_heads(phi(k), w.heads), repeat_heads(v, w.heads)
+            weights = phi(q[:, :, rows]) @ k.transpose(-2, -1)
+            if w.causal:
+                weights = weights * causal_mask(w, rows)
+            return weights @ v / weights.sum(-1, keepdim=True)
 
         return attend
 

@@ -10,6 +10,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from subquad.variants.linear_elu import (
+    Recurrence,
+    State,
+    attention_of_recurrence,
+    recurrence_bytes,
+    recurrence_cost,
+)
 from torch import Tensor
 
 from subquad.contract import (
@@ -21,14 +28,8 @@ from subquad.contract import (
     Variant,
     Workload,
     at_least,
-)
-from subquad.variants.linear_elu import (
-    Recurrence,
-    State,
-    attention_of_recurrence,
-    kernel_oracle,
-    recurrence_bytes,
-    recurrence_cost,
+    causal_mask,
+    repeat_heads,
 )
 
 
@@ -104,7 +105,7 @@ class _Favor(Recurrence):
         reached = torch.maximum(largest.cummax(1).values, before)  # up to each position
         later = torch.ones(size, size, dtype=torch.bool, device=k.device).triu(1)
         factors = (largest.transpose(1, 2) - reached).masked_fill_(later, -math.inf).exp_()
-        own = torch.bmm(queries, keys.transpose(1, 2)).unflatten(1, (-1, size))
+        own = torch.unflatten(torch.bmm(queries, keys.transpose(1, 2)), 1, (-1, size))
         own = (own * factors[:, None]).flatten(1, 2)  # [B Hk, G C, C]
         past = queries * (before - reached).exp().repeat(1, q.shape[1] // size, 1)
         total = torch.baddbmm(own.sum(2, keepdim=True), past, weights)
@@ -153,8 +154,17 @@ class LinearPerformer(Variant):
 
         def attend(q: Tensor, k: Tensor, v: Tensor, rows: Tensor) -> Tensor:
             drawn = directions.to(q)
-            queries, keys = (exponents(x, drawn).exp() for x in (q[:, :, rows], k))
-            return kernel_oracle(w, queries, keys, v, rows)
+            queries = exponents(q[:, :, rows], drawn)
+            keys = repeat_heads(exponents(k, drawn), w.heads)
+            # phi without its largest factors: the query's cancels, the key's comes back below.
+            largest = keys.amax(-1).unsqueeze(-2)  # [B, H, 1, Lk]
+            weights = (queries - queries.amax(-1, keepdim=True)).exp() @ (
+                (keys - keys.amax(-1, keepdim=True)).exp().transpose(-2, -1)
+            )
+            if w.causal:
+                largest = largest.masked_fill(~causal_mask(w, rows), -math.inf)
+            weights = weights * (largest - largest.amax(-1, keepdim=True)).exp()
+            return weights @ repeat_heads(v, w.heads) / weights.sum(-1, keepdim=True)
 
         return attend
 

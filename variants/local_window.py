@@ -53,18 +53,19 @@ class Step:
     def of_queries(self, x: Tensor, key_heads: int) -> Tensor:
         """The step's rows of x [B, H, n, D] as a view [B, Hk, N, G, S, D]."""
         rows = x[:, :, self.start : self.start + self.blocks * self.size]
-        split = rows.unflatten(1, (key_heads, -1)).unflatten(3, (self.blocks, self.size))
-        return split.transpose(2, 3)
+        grouped = torch.unflatten(rows, 1, (key_heads, -1))
+        return torch.unflatten(grouped, 3, (self.blocks, self.size)).transpose(2, 3)
 
     def of_keys(self, x: Tensor) -> Tensor:
         """The keys that each block of the step meets, [B * Hk, N, M, D]; not copied unless gathered."""
         if self.index is not None:
-            return x.index_select(2, self.index).unflatten(2, (self.blocks, self.span)).flatten(0, 1)
+            gathered = x.index_select(2, self.index).flatten(0, 1)
+            return torch.unflatten(gathered, 1, (self.blocks, self.span))
         return self._overlapping(x, 0, self.span).flatten(0, 1)
 
     def add_to_keys(self, total: Tensor, part: Tensor) -> None:
         """Add part [B * Hk, N, M, D] to the keys of total [B, Hk, n, D] that it belongs to."""
-        part = part.unflatten(0, total.shape[:2]).to(total.dtype)
+        part = torch.unflatten(part, 0, total.shape[:2]).to(total.dtype)
         if self.index is not None:
             # One block at a time: its keys are distinct, so the sum has one order on every device.
             for i, index in enumerate(self.index.view(self.blocks, self.span)):
@@ -79,14 +80,14 @@ class Step:
         group = q.shape[3]
         if self.causal:  # this mask is no tensor that could be tiled, so each query head stands alone
             k, v = (k, v) if group == 1 else (x.repeat_interleave(group, 1) for x in (k, v))
-            out = F.scaled_dot_product_attention(
-                q.flatten(2, 3).flatten(0, 1), k, v, is_causal=True
-            ).unflatten(1, (self.blocks, group))
+            out = F.scaled_dot_product_attention(q.flatten(2, 3).flatten(0, 1), k, v, is_causal=True)
+            out = torch.unflatten(out, 1, (self.blocks, group))
         else:
             out = F.scaled_dot_product_attention(
                 q.flatten(3, 4).flatten(0, 1), k, v, attn_mask=self.mask
-            ).unflatten(2, (group, self.size))
-        return out.unflatten(0, q.shape[:2])
+            )
+            out = torch.unflatten(out, 2, (group, self.size))
+        return torch.unflatten(out, 0, q.shape[:2])
 
     def _overlapping(self, x: Tensor, offset: int, width: int) -> Tensor:
         """x[first + offset + i * size ...] as a view [B, Hk, N, width, D]."""
@@ -105,7 +106,7 @@ class _Steps(torch.autograd.Function):
         return run_steps(steps, q, k, v)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v = ctx.saved_tensors
         key_heads = k.shape[1]
@@ -137,7 +138,12 @@ def attention_of_steps(w: Workload, steps: Sequence[Step]) -> AttentionFn:
     """What `prepare` returns for `steps` that cover every query row once."""
     if w.phase == "forward":
         return lambda q, k, v: run_steps(steps, q, k, v)
-    return lambda q, k, v: _Steps.apply(q, k, v, steps)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out: Tensor = _Steps.apply(q, k, v, steps)  # type: ignore[no-untyped-call]
+        return out
+
+    return attend
 
 
 def blocks_per_step(w: Workload, rows: int) -> int:

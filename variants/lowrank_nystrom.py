@@ -29,8 +29,9 @@ class LowrankNystrom(Variant):
     """softmax(Q K~ᵀ) Z (softmax(Q~ Kᵀ) V), Z the iterated pseudo-inverse of A = softmax(Q~ K~ᵀ).
 
     All scores are divided by sqrt(D). Q~ and K~ are the means of m = min(landmarks, L, Lk) segments of
-    neighbouring queries and keys; where m does not divide the length, the first (length mod m) segments are one longer. Z starts as
-    Aᵀ / (|A|_1 |A|_inf), for each head on its own, and takes `iterations` steps of
+    neighbouring queries and keys; where m does not divide the length, the first (length mod m)
+    segments are one longer. Z starts as Aᵀ / (|A|_1 |A|_inf), for each head on its own, and takes
+    `iterations` steps of
     Z = Z (13 I - A Z (15 I - A Z (7 I - A Z))) / 4. Without the paper's convolution of the values. A
     landmark averages over every position of its segment, so there is no causal form.
     """

@@ -1,6 +1,6 @@
 """BigBird: global, window and random blocks.
 
-Dimensions: n seq_len, H query heads, R sampled query rows, G query heads per key head, T visible blocks.
+Dimensions: n seq_len, G query heads per key head; t, u query and key blocks.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+from subquad.variants.local_window import Step, attention_of_steps, steps_bytes
 from torch import Tensor
 
 from subquad.contract import (
@@ -24,7 +25,6 @@ from subquad.contract import (
     at_least,
     causal_mask,
 )
-from subquad.variants.local_window import Step, attention_of_steps, steps_bytes
 
 CPU_GATHER = 2**19  # keys times head_dim (over all heads) gathered by a step: it stays in the cache
 CUDA_GATHER = 2**25

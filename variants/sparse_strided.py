@@ -94,7 +94,7 @@ class Layout:
 
     def queries(self, x: Tensor, tile: Tile) -> Tensor:
         """The tile of x [A, G, T * s, D] as a view [A, t, G, r, D]."""
-        whole = x[tile.h0 : tile.h1].unflatten(2, (self.rows, self.stride)).transpose(1, 2)
+        whole = torch.unflatten(x[tile.h0 : tile.h1], 2, (self.rows, self.stride)).transpose(1, 2)
         return whole[:, tile.t0 : tile.t1, :, tile.r0 : tile.r1]
 
     def window(self, x: Tensor, tile: Tile, offset: int = 0, width: int | None = None) -> Tensor:
@@ -108,7 +108,8 @@ class Layout:
         """Column keys of x [A, (T + 2) * s, D] as a view [A, r, T, D]; causal: up to the tile's."""
         last = tile.t1 if self.causal else self.rows
         keys = x[tile.h0 : tile.h1, self.stride : (last + 1) * self.stride]
-        return keys.unflatten(1, (last, self.stride))[:, :, tile.r0 : tile.r1].transpose(1, 2)
+        whole = torch.unflatten(keys, 1, (last, self.stride))
+        return whole[:, :, tile.r0 : tile.r1].transpose(1, 2)
 
     def add_to_window(self, total: Tensor, tile: Tile, part: Tensor) -> None:
         for offset in range(0, part.shape[2], self.stride):
@@ -117,9 +118,9 @@ class Layout:
 
     def attend(self, tile: Tile, q: Tensor, kw: Tensor, kc: Tensor, vw: Tensor, vc: Tensor) -> Tensor:
         """One softmax over window and column keys: [A, t, G, r, D]; q is already scaled."""
-        near = (q.flatten(2, 3) @ kw.transpose(-1, -2)).unflatten(2, q.shape[2:4])  # [A, t, G, r, M]
+        near = torch.unflatten(q.flatten(2, 3) @ kw.mT, 2, q.shape[2:4])  # [A, t, G, r, M]
         by_column = q.permute(0, 3, 2, 1, 4)  # [A, r, G, t, D]
-        far = (by_column.flatten(2, 3) @ kc.transpose(-1, -2)).unflatten(2, by_column.shape[2:4])
+        far = torch.unflatten(by_column.flatten(2, 3) @ kc.mT, 2, by_column.shape[2:4])
         self._hide(tile, near, far)
         largest = torch.maximum(near.detach().amax(-1), far.detach().amax(-1).transpose(1, 3))[
             ..., None
@@ -148,7 +149,7 @@ class Layout:
     def operands(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Padded copies, float32 at least: q [A, G, T * s, D] scaled, k and v [A, (T + 2) * s, D]."""
         dtype = torch.promote_types(q.dtype, torch.float32)
-        grouped = q.unflatten(1, (k.shape[1], -1)).flatten(0, 1).to(dtype)
+        grouped = torch.unflatten(q, 1, (k.shape[1], -1)).flatten(0, 1).to(dtype)
         scaled = self.padded(grouped, 0, 0) * q.shape[-1] ** -0.5
         k, v = (self.padded(x.flatten(0, 1).to(dtype), 1, 1) for x in (k, v))
         return scaled, k, v
@@ -172,7 +173,8 @@ class Layout:
         shapes, dtype, scale = (q.shape, k.shape, v.shape), q.dtype, q.shape[-1] ** -0.5
         key_heads = k.shape[1]
         q, k, v = self.operands(q, k, v)
-        grad = self.padded(grad.unflatten(1, (key_heads, -1)).flatten(0, 1).to(q.dtype), 0, 0)
+        grouped = torch.unflatten(grad, 1, (key_heads, -1)).flatten(0, 1)
+        grad = self.padded(grouped.to(q.dtype), 0, 0)
         dk, dv = torch.zeros_like(k), torch.zeros_like(v)
         for tile in self.tiles:
             pieces = tuple(x.detach().requires_grad_() for x in self._pieces(tile, q, k, v))
@@ -197,7 +199,7 @@ class _Strided(torch.autograd.Function):
         return layout.run(q, k, v)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return *ctx.layout.gradients(*ctx.saved_tensors, grad), None
 
@@ -230,7 +232,12 @@ class SparseStrided(Variant):
         layout = Layout.of(w, self.stride_of(w))
         if w.phase == "forward":
             return layout.run
-        return lambda q, k, v: _Strided.apply(q, k, v, layout)
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            out: Tensor = _Strided.apply(q, k, v, layout)  # type: ignore[no-untyped-call]
+            return out
+
+        return attend
 
     def mask(self, w: Workload, rows: Tensor) -> Tensor:
         s = self.stride_of(w)
