@@ -252,7 +252,9 @@ def recurrence_bytes(w: Workload, features: int, chunk: int) -> int:
     state = state_bytes(w, features)
     if w.phase == "forward":
         return one + 2 * state
-    return 2 * one + (-(-w.key_len // chunk) + 6) * state
+    query, key = w.batch * w.heads * w.seq_len, w.batch * w.key_heads * w.key_len
+    kept = (-(-w.key_len // chunk) + 4) * state
+    return 4 * one + kept + min(query, key) * w.head_dim * w.element_bytes // 4  # as measured
 
 
 class _Elu(Recurrence):

@@ -47,14 +47,16 @@ def draw_directions(features: int, head_dim: int, seed: int) -> Tensor:
     norms = torch.randn(blocks, head_dim, head_dim, generator=generator, dtype=torch.float64).norm(
         dim=-1
     )
-    return (basis.transpose(-2, -1) * norms[..., None]).flatten(0, 1)[:features]
+    rows: Tensor = (basis.transpose(-2, -1) * norms[..., None]).flatten(0, 1)
+    return rows[:features]
 
 
 def exponents(x: Tensor, directions: Tensor) -> Tensor:
     """log(phi(x) * sqrt(F)) = w.x̂ - |x̂|²/2 with x̂ = x / D^(1/4), [..., F]."""
     scale = x.shape[-1] ** -0.25
     half_square = x.square().sum(-1, keepdim=True) * (0.5 * scale * scale)
-    return (x @ (directions.T * scale)).sub_(half_square)
+    logs = x @ (directions.T * scale)
+    return logs.sub_(half_square)
 
 
 class _Favor(Recurrence):

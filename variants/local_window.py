@@ -149,6 +149,8 @@ def attention_of_steps(w: Workload, steps: Sequence[Step]) -> AttentionFn:
 def blocks_per_step(w: Workload, rows: int) -> int:
     """How many query blocks of `rows` rows one step may take."""
     limit = CPU_BLOCKS if w.device == "cpu" else CUDA_BLOCKS
+    if w.phase != "forward":
+        limit //= 4  # gradients of overlapping keys are as many copies of them
     return max(1, limit * ROWS // (w.batch * w.heads * rows))
 
 
@@ -160,7 +162,7 @@ def steps_bytes(w: Workload, rows: int, gathered_keys: int = 0) -> int:
     key_total = 2 * w.batch * w.key_heads * w.seq_len * w.head_dim
     total_bytes = max(4, w.element_bytes)
     copies = key_total * total_bytes if w.element_bytes < 4 else 0
-    return copies + 6 * step * w.element_bytes + KERNEL_BYTES
+    return copies + 4 * step * w.element_bytes + KERNEL_BYTES
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ class LocalWindow(Variant):
         rows = min(w.seq_len, ROWS * blocks_per_step(w, ROWS))
         before, after = self.reach(w)
         # Only with gradients do the overlapping keys become tensors of their own.
-        keys = 0 if w.phase == "forward" else (rows // ROWS + 1) * (before + ROWS + after) // 3
+        keys = 0 if w.phase == "forward" else (rows // ROWS + 1) * (before + ROWS + after)
         return steps_bytes(w, rows, min(keys, 4 * w.seq_len))
 
     def cost(self, w: Workload) -> Cost:

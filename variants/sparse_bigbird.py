@@ -116,9 +116,11 @@ class SparseBigbird(Variant):
         )
         rows = min(self.block, w.seq_len)
         blocks = self._blocks_per_step(w, keys)
-        widest = 0 if w.phase == "forward" or not self.global_blocks else w.seq_len
+        dense = w.phase != "forward" and not w.causal and self.global_blocks > 0
         gathered = min(blocks * keys, w.seq_len * keys // rows)
-        return steps_bytes(w, min(blocks * rows, w.seq_len), max(gathered, widest // 2))
+        return steps_bytes(
+            w, min(blocks * rows, w.seq_len), max(gathered, w.seq_len // 2 if dense else 0)
+        )
 
     def cost(self, w: Workload) -> Cost:
         return replace(super().cost(w), exponent=1.0)
