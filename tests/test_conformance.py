@@ -1,21 +1,16 @@
 """Every built-in variant passes conformance; planted faults do not."""
 
-import importlib
-import inspect
 import math
-import pkgutil
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 from typing import ClassVar
 from unittest import SkipTest
 
 import pytest
-import subquad.variants
 import torch
 
 from subquad import conformance as c
 from subquad.contract import Limit, OracleFn, Supports, Variant, Workload, softmax_attention
+from subquad.discover import discover
 
 # Each workload costs flex_attention seconds of compilation: it gets the checks that tell most.
 FEW_WORKLOADS = (
@@ -30,32 +25,9 @@ FEW_WORKLOADS = (
 )
 
 
-def builtin_variants() -> list[Variant]:
-    """Each concrete variant of subquad.variants with its default parameters."""
-    found = {}
-    for info in pkgutil.iter_modules(subquad.variants.__path__):
-        module = importlib.import_module(f"subquad.variants.{info.name}")
-        for cls in vars(module).values():
-            if isinstance(cls, type) and issubclass(cls, Variant) and not inspect.isabstract(cls):
-                found[cls.name] = cls()
-    return [found[name] for name in sorted(found)]
-
-
-BUILTIN = builtin_variants()
+BUILTIN = [cls() for cls in discover().variants.values()]
 test_builtin = c.conformance(*(v for v in BUILTIN if v.name != "full_flex"))
 test_flex = c.conformance(*(v for v in BUILTIN if v.name == "full_flex"), checks=FEW_WORKLOADS)
-
-
-def test_importing_variants_imports_no_optional_dependency() -> None:
-    code = (
-        "import importlib, pkgutil, sys, subquad.variants as v\n"
-        "for m in pkgutil.iter_modules(v.__path__):\n"
-        "    importlib.import_module(f'subquad.variants.{m.name}')\n"
-        "known = ('xformers', 'triton', 'flash_attn', 'fla', 'pandas', 'matplotlib', 'hydra')\n"
-        "print([m for m in known if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def exponents(x: Tensor, directions: Tensor) -> Tensor:
     """log(phi(x) * sqrt(F)) = w.x̂ - |x̂|²/2 with x̂ = x / D^(1/4), [..., F]."""
     scale = x.shape[-1] ** -0.25
     half_square = x.square().sum(-1, keepdim=True) * (0.5 * scale * scale)
-    logs = x @ (directions.T * scale)
+    logs: Tensor = x @ (directions.T * scale)
     return logs.sub_(half_square)
 
 

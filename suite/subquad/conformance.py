@@ -9,7 +9,6 @@ unittest.SkipTest (a skip to pytest too) with the reasons where the variant runs
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -19,11 +18,12 @@ from typing import Any, get_args
 from unittest import SkipTest
 
 import torch
-from packaging.requirements import Requirement
 from torch import Tensor
 
 from subquad.contract import Computes, TensorSpec, Variant, Workload
+from subquad.discover import missing_requirements
 from subquad.oracle import draw_weight, evaluate, gate, plain_error, relative_error, tolerance
+from subquad.probes.memory import allocator_peak
 
 Check = Callable[[Variant], None]
 Inputs = tuple[Tensor, Tensor, Tensor]
@@ -48,34 +48,20 @@ def draw(variant: Variant, w: Workload, seed: int = 0) -> tuple[Inputs, Extra]:
     return (q, k, v), {n: place(uniform(s)) for n, s in variant.extra_inputs(w).items()}
 
 
-def missing(variant: Variant) -> list[str]:
-    """Required packages that are not installed in the version asked, without importing them."""
-    reasons = []
-    for requirement in map(Requirement, variant.requires):
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            reasons.append(f"needs {requirement}")
-            continue
-        if not requirement.specifier.contains(version, prereleases=True):
-            reasons.append(f"needs {requirement}, found {version}")
-    return reasons
-
-
 def runnable(variant: Variant, workloads: Iterable[Workload]) -> list[Workload]:
     """Those of the workloads that the variant can run here.
 
     Raises:
         SkipTest: none of them, with the reasons.
     """
-    reasons: dict[str, None] = dict.fromkeys(missing(variant))
+    reasons: dict[str, None] = dict.fromkeys(missing_requirements(variant))
     able = []
     for w in workloads:
         unmet = variant.unmet(w)
         if w.device == "cuda" and not torch.cuda.is_available():
             unmet = [*unmet, "device=cuda (no CUDA device here)"]
         reasons.update(dict.fromkeys(unmet))
-        if not unmet and not missing(variant):
+        if not unmet and not missing_requirements(variant):
             able.append(w)
     if not able:
         raise SkipTest(f"{variant.name}: " + "; ".join(reasons))
@@ -309,10 +295,10 @@ def check_workspace(variant: Variant) -> None:
     for phase in ("forward", "forward_backward"):
         for w in _or_none(variant, both(phase=phase, **changes)):
             call = _Call(variant, w)
-            prepared = allocated_peak(call.prepare)
+            prepared, _ = allocator_peak(call.prepare)
             call.run()  # what only a first call allocates
             call.results = []  # freed here, not inside the peak
-            peak, predicted = allocated_peak(call.run), variant.workspace_bytes(w)
+            (peak, _), predicted = allocator_peak(call.run), variant.workspace_bytes(w)
             measured = peak - sum(x.nbytes for x in call.results)
             told = f"workspace_bytes says {predicted}, the allocator {measured} (prepare {prepared})"
             assert measured <= 3 * predicted + slack, f"{told}: {w}"
@@ -379,20 +365,6 @@ def poisoned_memory() -> Iterator[None]:
     finally:
         deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
         torch.use_deterministic_algorithms(before, warn_only=warn)
-
-
-def allocated_peak(call: Callable[[], object]) -> int:
-    """Peak of what torch's CPU allocator handed out during the call, beyond what it held before."""
-    with torch.autograd.profiler.profile(profile_memory=True) as profiler:
-        call()
-    held = peak = 0
-    results = profiler.kineto_results
-    assert results is not None
-    for event in results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak
 
 
 class _Call:

@@ -148,14 +148,16 @@ class Session:
 class Memory:
     """Peak memory of one call, in bytes, beyond what was there before the inputs.
 
-    `workspace_bytes` is the peak beyond inputs and outputs. `rss_bytes` is the kernel's own peak
-    (VmHWM) for the same call, a cross-check that counts pages; `reserved_bytes` is what the CUDA
-    caching allocator held.
+    `workspace_bytes` is the peak beyond inputs and outputs, `kept_bytes` included: what the set-up
+    holds (masks, tables, projections). `rss_bytes` is the kernel's own peak (VmHWM) for the same call
+    without that, a cross-check that counts pages; `reserved_bytes` is what the CUDA caching allocator
+    held.
     """
 
     input_bytes: int
     output_bytes: int
     workspace_bytes: int
+    kept_bytes: int = 0
     rss_bytes: int | None = None
     reserved_bytes: int | None = None
 
@@ -168,9 +170,10 @@ class Memory:
 class Gate:
     """Oracle error: relative Frobenius error against the variant's own float64 definition.
 
-    The largest over the output and, with gradients, dQ, dK and dV, on `rows` query rows.
-    `tolerance` is twice the error of the same definition computed plainly in the workload's dtype.
-    `oracle_error` is None where the output is not finite.
+    Of the output, or of the gradient as one vector, whichever is nearer to failing, on `rows` query
+    rows. `tolerance` is twice the error of the same definition computed plainly in the workload's
+    dtype, and never below what a few roundings make. `oracle_error` is None where the result is not
+    finite.
     """
 
     oracle_error: float | None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from subquad.probes.memory import allocator_peak, measure, returned_bytes, rss_peak
+from subquad.probes.memory import allocator_peak, kept, measure, returned_bytes, rss_peak
 
 MIB = 2**20
 
@@ -51,10 +51,19 @@ def test_workspace_is_the_peak_beyond_the_output() -> None:
         scratch = torch.ones(16 * MIB, dtype=torch.uint8)
         return scratch[: 4 * MIB].clone()
 
-    memory = measure(call, input_bytes=123, device="cpu")
+    memory = measure(call, input_bytes=123, kept_bytes=1000, device="cpu")
     assert (memory.input_bytes, memory.output_bytes) == (123, 4 * MIB)
-    assert memory.workspace_bytes == 16 * MIB
-    assert memory.peak_bytes == 123 + 20 * MIB
+    assert memory.workspace_bytes == 16 * MIB + 1000
+    assert memory.peak_bytes == 1123 + 20 * MIB
+
+
+def test_what_a_setup_keeps_is_counted_and_what_it_drops_is_not() -> None:
+    def setup() -> torch.Tensor:
+        scratch = torch.ones(16 * MIB, dtype=torch.uint8)
+        return scratch[: 4 * MIB].clone()
+
+    held, nbytes = kept(setup, "cpu")
+    assert held.nbytes == nbytes == 4 * MIB
 
 
 def test_the_kernel_agrees_with_the_allocator() -> None:

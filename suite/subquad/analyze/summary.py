@@ -32,7 +32,8 @@ _BEFORE = [
     "kv_heads", "seq_len", "kv_len", "head_dim", "inputs", "seed", "status", "reason",
     "time_s", "time_low_s", "time_high_s", "cold_time_s", "setup_s", "first_call_s",
     "processes", "samples", "speedup", "speedup_low", "speedup_high",
-    "peak_bytes", "workspace_bytes", "input_bytes", "output_bytes", "rss_bytes", "reserved_bytes",
+    "peak_bytes", "workspace_bytes", "kept_bytes", "input_bytes", "output_bytes",
+    "rss_bytes", "reserved_bytes",
     "oracle_error", "oracle_tolerance",
 ]
 _AFTER = [
@@ -139,7 +140,7 @@ def _timing(timing: Timing | None, time: Interval | None) -> Row:
 
 
 def _memory(m: Measurement) -> Row:
-    names = ("peak", "workspace", "input", "output", "rss", "reserved")
+    names = ("peak", "workspace", "kept", "input", "output", "rss", "reserved")
     return {f"{n}_bytes": getattr(m.memory, f"{n}_bytes") for n in names} if m.memory else {}
 
 

@@ -29,8 +29,8 @@ class Captured(InputFamily):
     - causal attention runs on tensors of a model that was trained bidirectional;
     - causal attention with kv_len > seq_len takes the last `seq_len` of the first `kv_len` positions
       as queries, since the contract puts the last query at the last key;
-    - grouped queries share the keys and values of the first `kv_heads` heads, so that only head 0
-      keeps the keys it was trained with.
+    - grouped queries share the keys and values of the first head of their group, so that one head
+      of every group keeps the keys it was trained with.
 
     Raises:
         ValueError: an unknown layer; in `draw`, a workload that `unmet` refuses.
@@ -70,8 +70,10 @@ class Captured(InputFamily):
         sample = load_sample()
         first = w.key_len - w.seq_len if w.causal else 0
         q = sample[f"{self.layer}.q"][: w.batch, : w.heads, first : first + w.seq_len]
+        group = w.heads // w.key_heads
         k, v = (
-            sample[f"{self.layer}.{part}"][: w.batch, : w.key_heads, : w.key_len] for part in ("k", "v")
+            sample[f"{self.layer}.{part}"][: w.batch, : w.heads : group, : w.key_len]
+            for part in ("k", "v")
         )
         to = (w.device, w.torch_dtype)
         # Contiguous and its own storage: every family hands out plain tensors.

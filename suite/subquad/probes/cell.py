@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from subquad import oracle
 from subquad.contract import Variant, Workload
@@ -51,11 +52,12 @@ class CellTask:
         w = self.workload
         inputs = draw(self.inputs[0], w, self.seed, self.variant.extra_inputs(w))
         report.step(f"set-up of {self.variant.name}", self.setup_limit_s)
-        call = call_of(w, self.variant.prepare(w), inputs)
+        attend, kept_bytes = memory.kept(partial(self.variant.prepare, w), w.device)
+        call = call_of(w, attend, inputs)
         report.step(f"call of {self.variant.name}", self.call_limit_s)
         call()
         report.step(f"{self.variant.name}: peak memory", CALLS * self.call_limit_s)
-        return memory.measure(call, inputs.nbytes, w.device)
+        return memory.measure(call, inputs.nbytes, kept_bytes, w.device)
 
     def _gate(self, settings: GateSettings) -> Gate:
         w, variant = self.workload, self.variant

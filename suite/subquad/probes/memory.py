@@ -8,8 +8,9 @@ caching allocator's peaks.
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,32 +19,53 @@ from subquad.probes.subject import Call
 from subquad.procfs import status_bytes
 from subquad.record import Memory
 
+T = TypeVar("T")
 
-def measure(call: Call, input_bytes: int, device: str) -> Memory:
+
+def measure(call: Call, input_bytes: int, kept_bytes: int, device: str) -> Memory:
     """Peak memory of `call`, whose inputs are allocated and which ran once before."""
     gc.collect()
     if device == "cuda":
-        return _cuda(call, input_bytes)
+        return _cuda(call, input_bytes, kept_bytes)
     peak, output = allocator_peak(call)
     return Memory(
         input_bytes=input_bytes,
         output_bytes=output,
-        workspace_bytes=max(0, peak - output),
+        workspace_bytes=kept_bytes + max(0, peak - output),
+        kept_bytes=kept_bytes,
         rss_bytes=rss_peak(call),
     )
 
 
+def kept(setup: Callable[[], T], device: str) -> tuple[T, int]:
+    """What `setup` returns, and the bytes it leaves allocated."""
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        result = setup()
+        gc.collect()
+        return result, max(0, torch.cuda.memory_allocated() - before)
+    with torch.autograd.profiler.profile(profile_memory=True) as profile:
+        result = setup()
+        gc.collect()
+    return result, max(0, sum(_changes(profile)))
+
+
 def allocator_peak(call: Call) -> tuple[int, int]:
-    """Highest sum of torch's CPU allocations during `call`, and the bytes of what it returns.
+    """Highest sum of torch's CPU allocations during `call`, and the bytes of what it returns."""
+    with torch.autograd.profiler.profile(profile_memory=True) as profile:
+        result = call()
+    return max(accumulate(_changes(profile), initial=0)), returned_bytes(result)
+
+
+def _changes(profile: torch.autograd.profiler.profile) -> list[int]:
+    """Bytes of every allocation (positive) and release (negative), in order.
 
     The autograd profiler is entered without torch.profiler's front end, whose first use imports for
     more than a second; the events are the same.
     """
-    with torch.autograd.profiler.profile(profile_memory=True) as profile:
-        result = call()
     assert profile.kineto_results is not None
-    changes = [e.nbytes() for e in profile.kineto_results.events() if e.name() == "[memory]"]
-    return max(accumulate(changes, initial=0)), returned_bytes(result)
+    events: list[Any] = profile.kineto_results.events()
+    return [e.nbytes() for e in events if e.name() == "[memory]"]
 
 
 def rss_peak(call: Call) -> int | None:
@@ -74,7 +96,7 @@ def returned_bytes(result: Any) -> int:
     return sum(storages.values())
 
 
-def _cuda(call: Call, input_bytes: int) -> Memory:
+def _cuda(call: Call, input_bytes: int, kept_bytes: int) -> Memory:
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -85,6 +107,7 @@ def _cuda(call: Call, input_bytes: int) -> Memory:
     return Memory(
         input_bytes=input_bytes,
         output_bytes=output,
-        workspace_bytes=max(0, torch.cuda.max_memory_allocated() - before - output),
+        workspace_bytes=kept_bytes + max(0, torch.cuda.max_memory_allocated() - before - output),
+        kept_bytes=kept_bytes,
         reserved_bytes=torch.cuda.max_memory_reserved(),
     )

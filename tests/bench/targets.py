@@ -1,0 +1,112 @@
+"""The figures that subquad must reach on this machine: run `python tests/bench/targets.py`.
+
+Prints peak and error of full_chunked at 16384, ratios with intervals at 8192 of the sub-quadratic
+variants against naive and flash, how their workspace grows, and the harness's memory figures on
+planted allocations. Every ratio comes from one interleaved session.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+
+from subquad import oracle
+from subquad.analyze.intervals import Interval, ratio_interval
+from subquad.contract import Workload
+from subquad.discover import discover
+from subquad.inputs import FAMILIES
+from subquad.isolate.pool import Outcome, run_task
+from subquad.isolate.worker import Setup
+from subquad.probes.cell import CellTask
+from subquad.probes.memory import allocator_peak
+from subquad.probes.timing import TimeProcess
+from subquad.record import Memory
+from subquad.replicate import replicate
+from subquad.settings import MemorySettings, TimeSettings
+from subquad.units import ratio, size
+
+GAUSSIAN = FAMILIES["gaussian"]()
+THREADS = Setup(threads=2, give_back_pages=True)
+
+
+def memory(name: str, w: Workload) -> Memory:
+    variant = discover()[name]()
+    task = CellTask(variant, w, [GAUSSIAN], 0, {"memory": MemorySettings()}, 180, 120)
+    outcome = run_task(task, THREADS)
+    found = outcome.parts.get("memory")
+    if not isinstance(found, Memory):
+        raise SystemExit(f"{name}: {outcome.status}: {outcome.reason}")
+    return found
+
+
+def ratios(names: list[str], w: Workload) -> dict[str, Interval]:
+    """Time of each over the time of the first, with its interval."""
+    variants = [discover()[name]() for name in (names[0], *names)]
+    settings = TimeSettings(budget_s=60, min_processes=5)
+
+    def process(number: int, playing: list[int]) -> Outcome:
+        entries = [variants[i] for i in playing]
+        task = TimeProcess(entries, w, GAUSSIAN, 0, number, settings, 180, 60)
+        return run_task(task, Setup(threads=2))
+
+    found = replicate(len(variants), process, settings, "targets")
+    told = {}
+    for index, timing in found.timings.items():
+        interval = ratio_interval(timing, found.timings[0])
+        if index and interval:
+            told[variants[index].name] = interval
+    return told
+
+
+def chunked() -> None:
+    w = Workload(1, 1, 16384, 64, False)
+    for name in ("full_chunked", "full_naive"):
+        print(f"{name} at n = 16384, 1 head: workspace {size(memory(name, w).workspace_bytes)}")
+    q, k, v = GAUSSIAN.draw(w, 0)
+    rows = torch.arange(0, w.seq_len, 16)
+    gate = oracle.gate(discover()["full_chunked"](), w, q, k, v, rows, {})
+    print(f"full_chunked against float64 on {len(rows)} rows: {gate.oracle_error:.2g}")
+
+
+def subquadratic() -> None:
+    names = ["local_window", "sparse_bigbird", "linear_elu"]
+    for causal in (False, True):
+        w = Workload(1, 8, 8192, 64, causal)
+        for reference in ("full_sdpa_flash", "full_naive"):
+            for name, r in ratios([reference, *names], w).items():
+                low, high = (ratio(x) if x else "?" for x in (r.low, r.high))
+                print(
+                    f"{'causal' if causal else 'full'} n=8192 {name} / {reference}: "
+                    f"{ratio(r.estimate)} [{low}, {high}] of {r.processes} processes"
+                )
+        for name in names:
+            lengths = (2048, 4096, 8192, 16384)
+            peaks = [memory(name, Workload(1, 8, n, 64, causal)).workspace_bytes for n in lengths]
+            grew = ", ".join(f"{b / a:.2f}" for a, b in itertools.pairwise(peaks))
+            told = ", ".join(size(p) for p in peaks)
+            print(f"{name} causal={causal} workspace at {lengths}: {told}; per doubling x{grew}")
+
+
+def spike(nbytes: int) -> None:
+    held = torch.ones(nbytes, dtype=torch.uint8)
+    time.sleep(0.001)
+    del held
+
+
+def planted() -> None:
+    for nbytes in (2**20, 3 * 2**22, 2**27):
+        peak, _ = allocator_peak(partial(spike, nbytes))
+        print(f"planted {size(nbytes)} for 1 ms: measured {size(peak)} ({peak / nbytes - 1:+.2%})")
+
+
+if __name__ == "__main__":
+    planted()
+    chunked()
+    subquadratic()
