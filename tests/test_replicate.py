@@ -63,6 +63,21 @@ def test_noisy_ratios_get_more_processes() -> None:
     assert found.unsure == {} or machine.processes == 20
 
 
+def test_an_erratic_reference_does_not_hold_up_a_time_that_is_known() -> None:
+    machine = Machine([1.0, 1.0, 3.0], noise=0.0)
+    steady = machine.run
+
+    def run(number: int, playing: Sequence[int]) -> Outcome:
+        outcome = steady(number, playing)
+        timings = [ProcessTiming(0.1, 0.1, 1, ((3.0,),)) for _ in playing]
+        timings[:2] = [ProcessTiming(0.1, 0.1, 1, ((1.0 + 0.5 * (number % 2),),)) for _ in range(2)]
+        outcome.value = ProcessResult(tuple(timings), 0)
+        return outcome
+
+    found = replicate(3, run, settings(), "s", lambda: machine.clock)
+    assert (machine.processes, found.unsure) == (5, {})
+
+
 def test_the_budget_ends_it_and_says_who_is_unsure() -> None:
     machine = Machine([1.0, 1.0, 3.0], noise=0.5)
     found = replicate(3, machine.run, settings(budget_s=8.0), "s", lambda: machine.clock)
@@ -71,9 +86,10 @@ def test_the_budget_ends_it_and_says_who_is_unsure() -> None:
 
 
 def test_a_small_budget_still_gives_an_interval() -> None:
-    machine = Machine([1.0, 1.0], noise=0.01)
-    replicate(2, machine.run, settings(budget_s=0.001), "s", lambda: machine.clock)
-    assert machine.processes == 3
+    for budget_s, processes in ((0.001, 3), (1.0, 4), (2.0, 5)):
+        machine = Machine([1.0, 1.0], noise=0.5)
+        replicate(2, machine.run, settings(budget_s=budget_s), "s", lambda m=machine: m.clock)
+        assert machine.processes == processes
 
 
 def test_an_entry_that_fails_leaves_alone() -> None:

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from subquad.analyze.intervals import half_width, ratio_interval
+from subquad.analyze.intervals import half_width, ratio_interval, time_interval
 from subquad.isolate.pool import Outcome
 from subquad.probes.timing import ProcessResult
 from subquad.record import ProcessTiming, Status, Timing
 from subquad.settings import TimeSettings
 
+LEAST = 3  # processes, for an interval that means something
+PATIENCE = 4  # budgets that the least number of processes may take
 REFERENCE, CONTROL = 0, 1  # the first two entries are the same variant
 
 
@@ -46,7 +48,7 @@ def replicate(
     session: str,
     now: Callable[[], float] = time.monotonic,
 ) -> Replicates:
-    """Run processes until every ratio to the reference is within `settings.target`.
+    """Run processes until every time, or its ratio to the reference, is within `settings.target`.
 
     An entry that fails leaves, and its process is run again without it.
 
@@ -72,24 +74,31 @@ def replicate(
         processes += 1
         timings = {i: Timing(session, tuple(done[i])) for i in playing}
         spent = now() - started
-        if processes < min(3, settings.min_processes):
+        expected = spent * (processes + 1) / processes  # with one more process
+        if processes < LEAST or (
+            processes < settings.min_processes and expected <= PATIENCE * settings.budget_s
+        ):
             continue
         found.unsure = unsure(timings, settings.target)
-        sure = processes >= settings.min_processes and not found.unsure
-        over = spent * (processes + 1) / processes > settings.budget_s
-        if sure or over or processes >= settings.max_processes:
+        over = expected > settings.budget_s or processes >= settings.max_processes
+        if over or not found.unsure:
             found.timings, found.wall_s = timings, spent
             return found
 
 
 def unsure(timings: dict[int, Timing], target: float) -> dict[int, float | None]:
-    """Entries whose ratio to the reference is not yet known to `target`, with its half-width."""
+    """Entries of which neither the time nor the ratio to the reference is known to `target`.
+
+    The ratio is the better known where whole processes differ, the time where the reference itself is
+    erratic. Told is the smaller relative half-width; None where neither is determined.
+    """
     wide = {}
     for index, timing in timings.items():
         if index == REFERENCE:
             continue
-        ratio = ratio_interval(timing, timings[REFERENCE])
-        width = half_width(ratio) if ratio else None
+        intervals = (ratio_interval(timing, timings[REFERENCE]), time_interval(timing))
+        widths = [half_width(interval) for interval in intervals if interval]
+        width = min((w for w in widths if w is not None), default=None)
         if width is None or width > target:
             wide[index] = width
     return wide

@@ -16,7 +16,7 @@ from subquad.contract import DEVICES, Variant, Workload, at_least, one_of
 from subquad.inputs.family import InputFamily
 from subquad.units import parse_size
 
-ALLOCATORS = ("default", "huge_pages")
+ALLOCATORS = ("default", "huge_pages", "retain")
 
 
 def positive(name: str, value: float) -> None:
@@ -31,7 +31,8 @@ class Hardware:
     `device` auto is cuda where a GPU is at hand. `threads` None is every CPU this process may use.
     `memory_limit` is a size (8GiB) or a share (70%) of the memory that is free when the run starts.
     `setup_limit_s` and `call_limit_s` bound one set-up and one call. `allocator` huge_pages asks the
-    kernel for transparent huge pages (THP_MEM_ALLOC_ENABLE=1); default is what a user gets.
+    kernel for transparent huge pages (THP_MEM_ALLOC_ENABLE=1), retain tells malloc to keep what is
+    freed, as a caching allocator does; default is what a user gets.
     """
 
     name: str = "auto"
@@ -102,19 +103,21 @@ class TimeSettings:
 
     Every process runs `rounds` rounds; a round gives each entry one block of samples, each lasting at
     least `sample_s`, together about `block_s`. An entry whose calls are slow leaves further rounds
-    once it has used `entry_s`. Processes are added until the 95 % interval of every ratio is narrower
-    than `target` (relative half-width), at least `min_processes`, at most `max_processes`; after
-    `budget_s` of a session the rest says `not_converged`.
+    once it has used `entry_s`. Processes are added until the 95 % interval of every time,
+    or of its ratio to the reference, is narrower than `target` (relative half-width), at
+    least `min_processes`, at most `max_processes`. After `budget_s` of a session no process is added
+    beyond `min_processes`, after four times that none beyond three, and what is not known to `target`
+    says `not_converged`.
     """
 
     target: float = 0.05
     min_processes: int = 5
     max_processes: int = 20
     budget_s: float = 20.0
-    rounds: int = 7
+    rounds: int = 6
     sample_s: float = 0.001
-    block_s: float = 0.008
-    entry_s: float = 0.4
+    block_s: float = 0.006
+    entry_s: float = 0.3
     warmup_s: float = 0.03
 
     def __post_init__(self) -> None:

@@ -25,7 +25,7 @@ from subquad.store import Contents, Journal, read_journals
 from subquad.units import percent
 
 NOISY_STEAL_SHARE = 0.05
-NOISY_SWITCHES = 60.0  # a second: others run on the CPUs that measure
+NOISY_SWITCHES = 150.0  # a second: others run on the CPUs that measure
 NOISY_AA = 0.02  # an A/A ratio this far from 1, with an interval that excludes 1
 ATTEMPTS = 2
 """A disturbed session is measured once more, then flagged."""
@@ -268,7 +268,8 @@ class _Runner:
         width = found.unsure[index]
         told = "not determined" if width is None else f"+-{percent(width)}"
         reason = (
-            f"the ratio to the reference is known to {told} after {len(timing.processes)} processes, "
+            f"time and ratio to the reference are known to {told} at best after "
+            f"{len(timing.processes)} processes, "
             f"asked was +-{percent(self._time_settings.target)}: raise probe.time.budget_s or "
             "probe.time.max_processes"
         )

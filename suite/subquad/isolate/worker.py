@@ -23,7 +23,7 @@ from subquad.record import Status
 from subquad.task import Task
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_M_MMAP_THRESHOLD = -3  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,12 @@ def _die_with_the_run() -> None:
 def _apply(setup: Setup) -> None:
     if setup.allocator == "huge_pages":
         os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # torch reads it at its first allocation
-    if setup.give_back_pages:
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 65536)
+    mallopt = ctypes.CDLL(None).mallopt
+    if setup.allocator == "retain":
+        mallopt(_M_MMAP_THRESHOLD, 2**25)  # the largest that glibc takes
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    elif setup.give_back_pages:
+        mallopt(_M_MMAP_THRESHOLD, 65536)
     torch.set_num_threads(setup.threads)
     if setup.memory_limit_bytes is not None:
         limit = status_bytes("VmData") + setup.memory_limit_bytes
