@@ -11,6 +11,7 @@ import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -121,14 +122,34 @@ def describe_git() -> dict[str, Any] | None:
 
 @cache
 def code_id(variant_class: type[Variant]) -> str:
-    """Hash of the sources that decide what is measured: the probes' and the variant's own."""
+    """Hash of the sources that decide what is measured: the probes', the variant's and its helpers'."""
     root = Path(subquad.__file__).resolve().parent
     files = [p for name in MEASURING for p in _sources(root / name)]
-    module = sys.modules[variant_class.__module__].__file__
+    files += [Path(str(sys.modules[name].__file__)) for name in related(variant_class.__module__)]
     digest = hashlib.sha256()
-    for path in [*files, *([Path(module)] if module else [])]:
+    for path in files:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def related(module: str) -> list[str]:
+    """The module and, through what it imports, its neighbours in the same package, sorted."""
+    package = module.rpartition(".")[0] or module
+    found, waiting = set(), {module}
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        values = vars(sys.modules[name]).values()
+        origins = {v.__name__ if isinstance(v, ModuleType) else _origin(v) for v in values}
+        neighbours = {o for o in origins if o == package or o.startswith(f"{package}.")}
+        waiting |= {o for o in neighbours if o in sys.modules and sys.modules[o].__file__} - found
+    return sorted(found)
+
+
+def _origin(value: Any) -> str:
+    """The module in which a class or function was defined; empty for anything else."""
+    origin = getattr(value, "__module__", None)
+    return origin if isinstance(origin, str) else ""
 
 
 def _sources(path: Path) -> list[Path]:

@@ -103,9 +103,9 @@ class TimeSettings:
 
     Every process runs `rounds` rounds; a round gives each entry one block of samples, each lasting at
     least `sample_s`, together about `block_s`. An entry whose calls are slow leaves further rounds
-    once it has used `entry_s`. Processes are added until the 95 % interval of every time,
-    or of its ratio to the reference, is narrower than `target` (relative half-width), at
-    least `min_processes`, at most `max_processes`. After `budget_s` of a session no process is added
+    once it has used `entry_s`. Processes are added until the 95 % interval of every time, or of its
+    ratio to the reference, is narrower than `target` (relative half-width), at least
+    `min_processes`, at most `max_processes`. After `budget_s` of a session no process is added
     beyond `min_processes`, after four times that none beyond three, and what is not known to `target`
     says `not_converged`.
     """
@@ -117,7 +117,7 @@ class TimeSettings:
     rounds: int = 6
     sample_s: float = 0.001
     block_s: float = 0.006
-    entry_s: float = 0.3
+    entry_s: float = 0.45
     warmup_s: float = 0.03
 
     def __post_init__(self) -> None:

@@ -16,6 +16,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from subquad.contract import Variant, Workload
 from subquad.inputs.family import InputFamily
 from subquad.probes.clock import Clock, clock_for
@@ -24,6 +26,7 @@ from subquad.record import ProcessTiming
 from subquad.settings import TimeSettings
 from subquad.task import Reporter
 
+SETTLED_BYTES = 2**25 - 2**16  # just below glibc's largest threshold
 MAX_SAMPLES = 9  # in one block; their median is what counts
 
 
@@ -50,6 +53,7 @@ class TimeProcess:
 
     def __call__(self, report: Reporter) -> ProcessResult:
         clock = clock_for(self.workload.device)
+        settle_allocator()
         shared = draw(self.inputs, self.workload, self.seed, {})
         entries = [
             self._prepare(index, variant, shared, clock, report)
@@ -101,6 +105,16 @@ class Entry:
             blocks=tuple(self.blocks),
             cold_blocks=tuple(self.cold_blocks),
         )
+
+
+def settle_allocator() -> None:
+    """Bring malloc to where a process that has worked for a while has it.
+
+    glibc raises the size from which it maps, and twice that from which it trims, to the largest block
+    it has seen freed, up to 32 MiB. In a young process it depends on chance whether the heap is trimmed
+    after every call; full_naive then takes twice its time in some processes and not in others.
+    """
+    torch.empty(SETTLED_BYTES, dtype=torch.uint8)
 
 
 def warmed_up(
