@@ -125,7 +125,7 @@ def guide(ax: Axes, power: int, name: str) -> None:
     share = 0.93 if x_end == x1 else 0.95
     x = x0 * (x_end / x0) ** share
     ax.text(x, start * (x / x0) ** power, name, color=GREY, fontsize=8, ha="center", va="center",
-            zorder=1.2, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0})  # fmt: skip
+            zorder=3.5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0})  # fmt: skip
 
 
 def gap_notes(parts: Sequence[Slice], y: str, x: str) -> list[str]:

@@ -84,6 +84,9 @@ SPEEDUP = Curve(
 )
 
 
+WORST_SKILL = -1.0  # twice as far from full attention as a plain mean is; worse is off the scale
+
+
 def draw_all(rows: Sequence[Row], families: Sequence[str], machine: str, out: Path) -> list[Figure]:
     """Every figure that the rows have data for, saved under `out`."""
     with styled():
@@ -200,11 +203,13 @@ def _quality(
     if not views:
         return None
     title = "Closeness to full attention against time"
-    notes = ["Skill is 1 - deviation / deviation of the mean of the visible values."]
-    facets = Facets.of(views, title, machine, notes)
     lowest = min(r[f"skill_{v.axes['skill on']}"] for v in views for r in v.rows)
+    notes = ["Skill is 1 - deviation / deviation of the mean of the visible values."]
+    if lowest < WORST_SKILL:
+        notes.append(f"Whatever is below {WORST_SKILL:g} stands at the lower edge with its value.")
+    facets = Facets.of(views, title, machine, notes)
     for ax, view in facets:
-        ax.set_ylim(min(-0.08, lowest - 0.1), 1.08)
+        ax.set_ylim(max(WORST_SKILL, min(0.0, lowest)) - 0.08, 1.08)
         _draw_quality(ax, f"skill_{view.axes['skill on']}", view.rows, style)
     facets.label_axes("time of one call", "skill (1: full attention, 0: mean of values)")
     return _saved("quality_vs_time", title, facets, notes, out)
@@ -226,9 +231,13 @@ def _draw_quality(ax: Axes, skill: str, rows: Sequence[Row], style: dict[str, Lo
     ends = []
     for r in points:
         look = style[r["label"]]
-        ax.plot([r["time_s"]], [r[skill]], color=look.colour, marker=look.marker, markersize=7,
+        shown = max(r[skill], WORST_SKILL)
+        marker, text = look.marker, r["label"]
+        if shown > r[skill]:
+            marker, text = "v", f"{text} {units.significant(r[skill], 2)}"
+        ax.plot([r["time_s"]], [shown], color=look.colour, marker=marker, markersize=7,
                 markeredgecolor="white", linestyle="none", zorder=3)  # fmt: skip
-        ends.append(EndLabel(r["label"], r["time_s"], r[skill], look.colour))
+        ends.append(EndLabel(text, r["time_s"], shown, look.colour))
     ax.set_xscale("log")
     low, high = ax.get_xlim()
     ax.set_xlim(low / 1.3, high * 1.15)
