@@ -42,7 +42,8 @@ def test_every_hardware_composes(path: Path) -> None:
     if path.stem == "cuda":
         pytest.skip("needs a CUDA device; its refusal is tested below")
     sweep = one(f"hardware={path.stem}")
-    assert sweep.hardware.name == path.stem
+    expected = sweep.hardware.resolved_device if path.stem == "auto" else path.stem
+    assert sweep.hardware.name == expected
 
 
 def test_the_reference_experiment_has_every_variant() -> None:

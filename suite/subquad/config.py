@@ -10,7 +10,7 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import hydra
@@ -169,6 +169,8 @@ def _open(cls: type) -> DictConfig:
 def _to_sweep(cfg: DictConfig) -> Sweep:
     check_name(cfg.name)
     hardware = Hardware(**_plain(cfg.hardware))
+    if hardware.name == "auto":  # the same cells as under the device's own name
+        hardware = replace(hardware, name=hardware.resolved_device)
     if hardware.device == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"hardware.device=cuda, but torch {torch.__version__} sees no CUDA device: "

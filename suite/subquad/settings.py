@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,7 +28,8 @@ def positive(name: str, value: float) -> None:
 class Hardware:
     """What a cell runs on, and how much it may take.
 
-    `device` auto is cuda where a GPU is at hand. `threads` None is every CPU this process may use.
+    `device` auto is cuda where a GPU is at hand; the name auto becomes that of the device.
+    `threads` None is every CPU this process may use.
     `memory_limit` is a size (8GiB) or a share (70%) of the memory that is free when the run starts.
     `setup_limit_s` and `call_limit_s` bound one set-up and one call. `allocator` huge_pages asks the
     kernel for transparent huge pages (THP_MEM_ALLOC_ENABLE=1), retain tells malloc to keep what is
@@ -179,4 +180,3 @@ class Sweep:
     probes: Mapping[str, ProbeSettings]
     baseline: str = "full_naive"
     seed: int = 0
-    notes: tuple[str, ...] = field(default=(), compare=False)

@@ -216,7 +216,8 @@ class _Runner:
                 self._session(group, reference, others, keep_reference=reference in asked)
                 return
             except ReferenceFailed as failure:
-                self._keep([self._part(reference, "time", failure.status, failure.reason)])
+                if reference in asked:
+                    self._keep([self._part(reference, "time", failure.status, failure.reason)])
                 asked = others
 
     def _session(

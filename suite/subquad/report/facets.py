@@ -30,12 +30,22 @@ class Facets:
     columns: int
 
     @classmethod
-    def of(cls, parts: Sequence[Slice], title: str, machine: str, notes: Sequence[str]) -> Facets:
-        """Axes for the parts, with room for their labels and for the notes at the foot."""
+    def of(
+        cls,
+        parts: Sequence[Slice],
+        title: str,
+        machine: str,
+        notes: Sequence[str],
+        longer: int = 0,
+    ) -> Facets:
+        """Axes for the parts, with room for their labels and for the notes at the foot.
+
+        `longer` is how many characters a label may have beyond the variant's.
+        """
         workload, hardware = _common(parts)
         columns = 1 if len(parts) == 1 else 2
         labels = [label for part in parts for label in part.labels]
-        longest = min(LABEL_LIMIT, max(map(len, labels)))
+        longest = min(LABEL_LIMIT, max(map(len, labels)) + longer)
         height = max(3.4, 0.165 * max(len(part.labels) for part in parts))
         lines = _wrap(notes, 128 if columns == 1 else 178)
         figure, axes = _grid(len(parts), columns, height, 0.25 + 0.064 * longest, len(lines))
@@ -54,7 +64,7 @@ class Facets:
         for ax, part in zip(axes, parts, strict=True):
             clean(ax)
             if len(parts) > 1:
-                ax.set_title(plain(facet_name(part, parts), 62), fontsize=9, loc="left", pad=5)
+                ax.set_title(plain(facet_name(part, parts), 62), fontsize=9, loc="left", pad=12)
         return cls(figure, tuple(parts), axes, ", ".join(filter(None, (workload, below))), columns)
 
     def __iter__(self) -> Iterator[tuple[Axes, Slice]]:
@@ -98,7 +108,7 @@ def _grid(
     rows = math.ceil(count / columns)
     each = max(4.2, 7.4 - LEFT - labels) if columns == 1 else 3.2
     foot = FOOT + lines * LINE + (0.05 if lines else 0)
-    head = HEAD + (0.2 if count > 1 else 0)
+    head = HEAD + (0.3 if count > 1 else 0)
     total_w = columns * (LEFT + each + labels)
     total_h = head + rows * height + (rows - 1) * GAP + foot
     figure = Figure(figsize=(total_w, total_h))

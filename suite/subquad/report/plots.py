@@ -207,7 +207,7 @@ def _quality(
     notes = ["Skill is 1 - deviation / deviation of the mean of the visible values."]
     if lowest < WORST_SKILL:
         notes.append(f"Whatever is below {WORST_SKILL:g} stands at the lower edge with its value.")
-    facets = Facets.of(views, title, machine, notes)
+    facets = Facets.of(views, title, machine, notes, longer=len(" -100"))
     for ax, view in facets:
         ax.set_ylim(max(WORST_SKILL, min(0.0, lowest)) - 0.08, 1.08)
         _draw_quality(ax, f"skill_{view.axes['skill on']}", view.rows, style)
