@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import subquad.configs
 
+import subquad.configs
 from subquad import config
 from subquad.config import ConfigError
 from subquad.contract import Workload

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from subquad.variants.full_naive import FullNaive
 from torch import Tensor
 
 from subquad.contract import AttentionFn, Computes, Limit, Variant, Workload, at_least
+from subquad.variants.full_naive import FullNaive
 
 
 @dataclass(frozen=True)

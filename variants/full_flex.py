@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from subquad.variants.full_sdpa import limits_to_naive
 from torch import Tensor
 
 from subquad.contract import AttentionFn, Computes, Limit, Variant, Workload
+from subquad.variants.full_sdpa import limits_to_naive
 
 RECOMPILE_LIMIT = 1024  # dynamo's 8 counts workloads of the whole process, not of one `prepare`
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from subquad.variants.full_naive import FullNaive
 from torch import Tensor
 
 from subquad.contract import AttentionFn, Computes, Limit, Variant, Workload, causal_mask
+from subquad.variants.full_naive import FullNaive
 
 
 def lower_right_bias(w: Workload) -> Tensor | None:

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from subquad.variants.full_sdpa import limits_to_naive
 from torch import Tensor
 
 from subquad.contract import AttentionFn, Computes, Limit, Supports, Variant, Workload
+from subquad.variants.full_sdpa import limits_to_naive
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from subquad.variants.linear_elu import (
-    Recurrence,
-    State,
-    attention_of_recurrence,
-    recurrence_bytes,
-    recurrence_cost,
-)
 from torch import Tensor
 
 from subquad.contract import (
@@ -30,6 +23,13 @@ from subquad.contract import (
     at_least,
     causal_mask,
     repeat_heads,
+)
+from subquad.variants.linear_elu import (
+    Recurrence,
+    State,
+    attention_of_recurrence,
+    recurrence_bytes,
+    recurrence_cost,
 )
 
 

@@ -6,13 +6,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from subquad.variants.local_window import (
-    Step,
-    attention_of_steps,
-    blocks_per_step,
-    merged,
-    steps_bytes,
-)
 from torch import Tensor
 
 from subquad.contract import (
@@ -25,6 +18,13 @@ from subquad.contract import (
     Workload,
     at_least,
     causal_mask,
+)
+from subquad.variants.local_window import (
+    Step,
+    attention_of_steps,
+    blocks_per_step,
+    merged,
+    steps_bytes,
 )
 
 

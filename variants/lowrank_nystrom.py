@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from subquad.variants.full_naive import FullNaive
 from torch import Tensor
 
 from subquad.contract import (
@@ -22,6 +21,7 @@ from subquad.contract import (
     phase_flops,
     repeat_heads,
 )
+from subquad.variants.full_naive import FullNaive
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from subquad.variants.local_window import Step, attention_of_steps, steps_bytes
 from torch import Tensor
 
 from subquad.contract import (
@@ -25,6 +24,7 @@ from subquad.contract import (
     at_least,
     causal_mask,
 )
+from subquad.variants.local_window import Step, attention_of_steps, steps_bytes
 
 CPU_GATHER = 2**19  # keys times head_dim (over all heads) gathered by a step: it stays in the cache
 CUDA_GATHER = 2**25

@@ -214,7 +214,9 @@ def check_limits(variant: Variant) -> None:
         for name in ("output",) if extra or extra2 else tuple(actual):
             allowed = limit.tolerance
             if allowed is None:  # each may be off by its own tolerance
-                allowed = sum(tolerance(w.torch_dtype, each[name], name) for each in (mine, theirs))
+                allowed = sum(
+                    tolerance(w.torch_dtype, each[name], name, w.key_len) for each in (mine, theirs)
+                )
             error = relative_error(actual[name], expected[name])
             assert error <= allowed, (
                 f"{name} of {limit.variant} is {error:.1e} from {limit.equals} "
@@ -401,7 +403,8 @@ def _or_none(variant: Variant, workloads: Iterable[Workload]) -> list[Workload]:
 
 def _allowed(variant: Variant, w: Workload, inputs: Inputs, extra: Extra) -> float:
     """How far two answers to the same question may be apart."""
-    return tolerance(w.torch_dtype, plain_error(variant, w, *inputs, _all_rows(w), extra)["output"])
+    plain = plain_error(variant, w, *inputs, _all_rows(w), extra)
+    return tolerance(w.torch_dtype, plain["output"], terms=w.key_len)
 
 
 def _splice(x: Tensor, y: Tensor, cut: int, length: int | None = None) -> Tensor:

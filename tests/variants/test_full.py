@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from subquad.variants.full_chunked import FullChunked
-from subquad.variants.full_flex import FullFlex
-from subquad.variants.full_sdpa import FullSdpaFlash, FullSdpaMath
-from subquad.variants.full_xformers import FullXformers
 
 from subquad.conformance import draw
 from subquad.contract import Variant, Workload
 from subquad.oracle import relative_error
 from subquad.probes.memory import allocator_peak
+from subquad.variants.full_chunked import FullChunked
+from subquad.variants.full_flex import FullFlex
+from subquad.variants.full_sdpa import FullSdpaFlash, FullSdpaMath
+from subquad.variants.full_xformers import FullXformers
 
 
 def operators(variant: Variant, w: Workload) -> set[str]:

@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from subquad.variants.linear_elu import LinearElu, phi
-from subquad.variants.linear_performer import LinearPerformer, draw_directions, exponents
 
 from subquad.contract import Variant, Workload, softmax_attention
+from subquad.variants.linear_elu import LinearElu, phi
+from subquad.variants.linear_performer import LinearPerformer, draw_directions, exponents
 
 VARIANTS = [LinearElu(chunk=16), LinearPerformer(features=24, chunk=16)]
 

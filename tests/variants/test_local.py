@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from subquad.variants.local_block import LocalBlock
-from subquad.variants.local_window import ROWS, LocalWindow, merged
 from torch.autograd.profiler import profile
 
 from subquad.contract import Variant, Workload
+from subquad.variants.local_block import LocalBlock
+from subquad.variants.local_window import ROWS, LocalWindow, merged
 
 
 def seen(variant: Variant, w: Workload) -> list[str]:

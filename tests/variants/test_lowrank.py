@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from subquad.variants.full_naive import FullNaive
-from subquad.variants.lowrank_linformer import LowrankLinformer
-from subquad.variants.lowrank_nystrom import LowrankNystrom, iterated_inverse, segment_means
 
 from subquad.conformance import draw
 from subquad.contract import Workload
 from subquad.oracle import relative_error
+from subquad.variants.full_naive import FullNaive
+from subquad.variants.lowrank_linformer import LowrankLinformer
+from subquad.variants.lowrank_nystrom import LowrankNystrom, iterated_inverse, segment_means
 
 W = Workload(2, 2, 96, 16, causal=False)
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from subquad.variants.sparse_bigbird import SparseBigbird
-from subquad.variants.sparse_strided import SparseStrided
 
 from subquad.contract import Variant, Workload
+from subquad.variants.sparse_bigbird import SparseBigbird
+from subquad.variants.sparse_strided import SparseStrided
 
 
 def weights_of(variant: Variant, w: Workload) -> torch.Tensor:

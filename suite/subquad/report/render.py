@@ -69,7 +69,7 @@ def machine(runs: Sequence[Run]) -> str:
         device = _word(
             (gpu[0] if isinstance(gpu, (list, tuple)) and gpu else gpu) or environment.get("cpu")
         )
-        torch = _word(environment.get("torch"))
+        torch = _word((environment.get("packages") or {}).get("torch"))
         found.append(", ".join(filter(None, (device, torch and f"torch {torch}"))))
     return "; ".join(dict.fromkeys(filter(None, found)))
 
