@@ -18,7 +18,7 @@ from plants import Baseline, Faulty, Huge, Missing, Plain, Refusing, Slow
 from subquad.contract import Variant, Workload
 from subquad.inputs import FAMILIES
 from subquad.plan import Group, Planned
-from subquad.record import Measurement, Run, Status
+from subquad.record import Measurement, Noise, ProcessTiming, Run, Status, Timing
 from subquad.settings import (
     FidelitySettings,
     GateSettings,
@@ -28,7 +28,7 @@ from subquad.settings import (
     TimeSettings,
 )
 from subquad.store import load, read_journals
-from subquad.sweep import run
+from subquad.sweep import is_noisy, run
 
 QUICK = TimeSettings(min_processes=3, max_processes=3, rounds=2, budget_s=5.0, warmup_s=0.002)
 PROBES = {
@@ -193,6 +193,30 @@ def test_a_variant_added_later_is_measured_against_the_baseline_again(tmp_path: 
     session = found.sessions[added.session]
     assert session.id != (old.session if old else None)
     assert len(session.reference_timing.processes) == 3
+
+
+def timing(*medians: float) -> Timing:
+    processes = (ProcessTiming(0.0, 0.0, 1, ((median,),)) for median in medians)
+    return Timing("s", tuple(processes))
+
+
+@pytest.mark.parametrize(
+    ("steal", "switches", "control", "noisy"),
+    [
+        (0.01, 10, (1.00, 1.01, 0.99), False),
+        (0.20, 10, (1.00, 1.01, 0.99), True),
+        (None, 10, (1.00, 1.01, 0.99), False),
+        (0.01, 9000, (1.00, 1.01, 0.99), True),
+        (0.01, 10, (1.10, 1.11, 1.09), True),
+        (0.01, 10, (1.30, 1.00, 0.80), False),  # wide: it does not exclude 1
+        (0.01, 10, (1.010, 1.011, 1.009), False),  # sure, and too small to matter
+    ],
+)
+def test_a_session_is_noisy_when_others_took_the_cpu_or_a_variant_is_unlike_itself(
+    steal: float | None, switches: int, control: tuple[float, ...], noisy: bool
+) -> None:
+    noise = Noise(load=1.0, steal_share=steal, involuntary_switches=switches, measured_s=10.0)
+    assert is_noisy(noise, timing(1.0, 1.0, 1.0), timing(*control)) is noisy
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 
 from subquad import oracle
-from subquad.analyze.intervals import Interval, ratio_interval
+from subquad.analyze.intervals import ratio_interval
 from subquad.contract import Workload
 from subquad.discover import discover
 from subquad.inputs import FAMILIES
@@ -27,7 +28,7 @@ from subquad.isolate.worker import Setup
 from subquad.probes.cell import CellTask
 from subquad.probes.memory import allocator_peak
 from subquad.probes.timing import TimeProcess
-from subquad.record import Memory
+from subquad.record import Memory, Timing
 from subquad.replicate import replicate
 from subquad.settings import MemorySettings, TimeSettings
 from subquad.units import ratio, size
@@ -46,23 +47,18 @@ def memory(name: str, w: Workload) -> Memory:
     return found
 
 
-def ratios(names: list[str], w: Workload) -> dict[str, Interval]:
-    """Time of each over the time of the first, with its interval."""
+def session(names: list[str], w: Workload) -> dict[str, Timing]:
+    """Times of all in one interleaved session; the first is the reference."""
     variants = [discover()[name]() for name in (names[0], *names)]
-    settings = TimeSettings(budget_s=60, min_processes=5)
+    settings = TimeSettings(budget_s=60)
 
-    def process(number: int, playing: list[int]) -> Outcome:
+    def process(number: int, playing: Sequence[int]) -> Outcome:
         entries = [variants[i] for i in playing]
         task = TimeProcess(entries, w, GAUSSIAN, 0, number, settings, 180, 60)
         return run_task(task, Setup(threads=2))
 
     found = replicate(len(variants), process, settings, "targets")
-    told = {}
-    for index, timing in found.timings.items():
-        interval = ratio_interval(timing, found.timings[0])
-        if index and interval:
-            told[variants[index].name] = interval
-    return told
+    return {variants[index].name: timing for index, timing in found.timings.items()}
 
 
 def chunked() -> None:
@@ -77,21 +73,24 @@ def chunked() -> None:
 
 def subquadratic() -> None:
     names = ["local_window", "sparse_bigbird", "linear_elu"]
+    references = ["full_sdpa_flash", "full_naive"]
     for causal in (False, True):
-        w = Workload(1, 8, 8192, 64, causal)
-        for reference in ("full_sdpa_flash", "full_naive"):
-            for name, r in ratios([reference, *names], w).items():
-                low, high = (ratio(x) if x else "?" for x in (r.low, r.high))
-                print(
-                    f"{'causal' if causal else 'full'} n=8192 {name} / {reference}: "
-                    f"{ratio(r.estimate)} [{low}, {high}] of {r.processes} processes"
-                )
+        form = "causal" if causal else "not causal"
+        timings = session([*references, *names], Workload(1, 2, 8192, 64, causal))
+        for name, reference in itertools.product(names, references):
+            interval = ratio_interval(timings[name], timings[reference])
+            assert interval
+            low, high = (ratio(x) if x else "?" for x in (interval.low, interval.high))
+            print(
+                f"n = 8192, 2 heads, {form}: {name} / {reference} {ratio(interval.estimate)} "
+                f"[{low}, {high}], {interval.processes} processes"
+            )
         for name in names:
             lengths = (2048, 4096, 8192, 16384)
-            peaks = [memory(name, Workload(1, 8, n, 64, causal)).workspace_bytes for n in lengths]
+            peaks = [memory(name, Workload(1, 2, n, 64, causal)).workspace_bytes for n in lengths]
             grew = ", ".join(f"{b / a:.2f}" for a, b in itertools.pairwise(peaks))
             told = ", ".join(size(p) for p in peaks)
-            print(f"{name} causal={causal} workspace at {lengths}: {told}; per doubling x{grew}")
+            print(f"{name}, {form}: workspace at {lengths}: {told}; a doubling x{grew}")
 
 
 def spike(nbytes: int) -> None:

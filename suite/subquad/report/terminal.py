@@ -13,7 +13,7 @@ from subquad.analyze.summary import Row
 from subquad.record import Status
 from subquad.report.slices import Slice, describe, is_fit, naming, slices
 
-MAX_LENGTHS = 5
+FIXED_WIDTH, FIGURE_WIDTH = 36, 9  # characters: variant, speed-up and workspace; any other column
 MAX_TABLES = 4
 MAX_REASONS = 12
 SHORT = {
@@ -41,31 +41,33 @@ def closing_table(rows: Sequence[Row], console: Console) -> None:
         names = naming(parts)
         for part in parts[:MAX_TABLES]:
             console.print(Text(describe(part.axes, names), style="bold"))
-            console.print(_table(part))
+            console.print(_table(part, console.width))
         if len(parts) > MAX_TABLES:
             more = f"{len(parts) - MAX_TABLES} more workload families are in the report."
             console.print(Text(more, style="dim"))
     _print_reasons(rows, console)
 
 
-def _spread(lengths: Sequence[int]) -> list[int]:
-    """At most MAX_LENGTHS of the lengths, evenly spread, first and last included."""
-    if len(lengths) <= MAX_LENGTHS:
+def _spread(lengths: Sequence[int], most: int) -> list[int]:
+    """At most `most` of the lengths, evenly spread, first and last included."""
+    if len(lengths) <= most:
         return list(lengths)
-    step = (len(lengths) - 1) / (MAX_LENGTHS - 1)
-    return [lengths[round(i * step)] for i in range(MAX_LENGTHS)]
+    step = (len(lengths) - 1) / (most - 1)
+    return [lengths[round(i * step)] for i in range(most)]
 
 
-def _table(part: Slice) -> Table:
-    lengths = _spread(part.seq_lens)
+def _table(part: Slice, width: int) -> Table:
+    families = [c for c in part.rows[0] if c.startswith("skill_")]
+    room = (width - FIXED_WIDTH - FIGURE_WIDTH * len(families)) // FIGURE_WIDTH
+    lengths = _spread(part.seq_lens, max(2, room))
     timed = [r["seq_len"] for r in part.rows if r["speedup"] is not None]
     at = max(timed, default=None)
     out = Table(pad_edge=False, box=None, padding=(0, 1, 0, 0))
-    out.add_column("variant / seq_len", max_width=30, overflow="fold")
+    out.add_column("variant / seq_len", min_width=17, max_width=30, overflow="fold")
     for n in lengths:
         out.add_column(Text(str(n)), justify="right", no_wrap=True)
-    families = [c for c in part.rows[0] if c.startswith("skill_")]
-    for figure in ("speed-up", "workspace", *(f.replace("_", "\n") for f in families)):
+    skills = [f"skill\n{f.removeprefix('skill_')[: FIGURE_WIDTH - 2]}" for f in families]
+    for figure in ("speed-up", "workspace", *skills):
         heading = figure if at is None or "\n" in figure else f"{figure}\nat {at}"
         out.add_column(Text(heading), justify="right", no_wrap=True)
     for label in part.labels:
