@@ -66,7 +66,8 @@ def _table(part: Slice, width: int) -> Table:
     out.add_column("variant / seq_len", min_width=17, max_width=30, overflow="fold")
     for n in lengths:
         out.add_column(Text(str(n)), justify="right", no_wrap=True)
-    skills = [f"skill\n{f.removeprefix('skill_')[: FIGURE_WIDTH - 2]}" for f in families]
+    letters = FIGURE_WIDTH - (1 if len(families) < 3 else 2)
+    skills = [f"skill\n{f.removeprefix('skill_')[:letters]}" for f in families]
     for figure in ("speed-up", "workspace", *skills):
         heading = figure if at is None or "\n" in figure else f"{figure}\nat {at}"
         out.add_column(Text(heading), justify="right", no_wrap=True)
