@@ -12,6 +12,7 @@ from subquad.config import ConfigError
 from subquad.contract import Workload
 from subquad.discover import discover
 from subquad.settings import Sweep, TimeSettings
+from subquad.store import StoreError
 
 CONFIGS = Path(subquad.configs.__file__).parent
 SMOKE = "experiment=smoke"
@@ -127,7 +128,7 @@ def test_multirun_gives_one_sweep_a_hardware(tmp_path: Path, monkeypatch: pytest
 def test_a_mistake_is_one_line_with_value_limit_and_way_out(
     override: str, message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises((ConfigError, Exception)) as caught:
+    with pytest.raises((ConfigError, StoreError)) as caught:
         compose(SMOKE, override)
     text = str(caught.value)
     assert message in text
