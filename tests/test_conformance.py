@@ -167,7 +167,7 @@ def test_the_sound_toy_passes_every_check() -> None:
         try:
             check(Toy())
         except SkipTest:
-            assert check is c.check_limits
+            assert check in (c.check_limits, c.check_decode)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,23 @@
 """Full softmax attention as in the textbook: the baseline, and the definition of `exact`."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from subquad.contract import AttentionFn, Computes, Variant, Workload, causal_mask
+from subquad.contract import (
+    PHASES,
+    AttentionFn,
+    Computes,
+    Decoder,
+    Supports,
+    Variant,
+    Workload,
+    causal_mask,
+)
+from subquad.variants.kv_cache import KvCache
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,7 @@ class FullNaive(Variant):
     family: ClassVar[str] = "full"
     computes: ClassVar[Computes] = "exact"
     source: ClassVar[str] = "Vaswani et al. 2017, arXiv 1706.03762, section 3.2.1"
+    supports: ClassVar[Supports] = Supports(phases=PHASES)
 
     def prepare(self, w: Workload) -> AttentionFn:
         scale = 1 / math.sqrt(w.head_dim)
@@ -39,6 +50,15 @@ class FullNaive(Variant):
             return (scores.softmax(-1) @ v).view(w.query_shape)
 
         return attend
+
+    def decoder(self, w: Workload) -> Decoder:
+        scale = 1 / math.sqrt(w.head_dim)
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            stacked = q.reshape(w.batch, w.key_heads, -1, w.head_dim)
+            return ((stacked @ k.transpose(-2, -1) * scale).softmax(-1) @ v).view(q.shape)
+
+        return KvCache(w, lambda length: self.prepare(replace(w, seq_len=length)), attend)
 
     def workspace_bytes(self, w: Workload) -> int:
         """Two score matrices at a time; the backward pass holds the weights and two more."""

@@ -6,26 +6,31 @@ Dimensions: B batch, H query heads, Hk key/value heads, G = H/Hk, D head dim, F 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from subquad.contract import (
+    PHASES,
     AttentionFn,
     Computes,
     Cost,
+    Decoder,
     Limit,
     OracleFn,
+    Supports,
     Variant,
     Workload,
     at_least,
     causal_mask,
     repeat_heads,
 )
-from subquad.variants.linear_elu import (
+from subquad.variants.recurrence import (
+    Here,
     Recurrence,
+    RecurrentDecoder,
     State,
     attention_of_recurrence,
     recurrence_bytes,
@@ -75,7 +80,7 @@ class _Favor(Recurrence):
         sums = v.new_zeros(heads, features, dim), v.new_zeros(heads, features, 1)
         return *sums, v.new_full((heads, 1, 1), -math.inf)
 
-    def absorb(self, state: State, k: Tensor, v: Tensor) -> State:
+    def absorb(self, state: State, k: Tensor, v: Tensor, here: Here) -> State:
         before = state[2].detach()
         logs = self._key_exponents(k)
         after = torch.maximum(before, logs.detach().amax((1, 2), keepdim=True))
@@ -92,11 +97,11 @@ class _Favor(Recurrence):
             after,
         )
 
-    def read(self, state: State, q: Tensor) -> Tensor:
+    def read(self, state: State, q: Tensor, here: Here) -> Tensor:
         features = self._query_features(q)
         return torch.bmm(features, state[0]) / torch.bmm(features, state[1])
 
-    def step(self, state: State, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, State]:
+    def step(self, state: State, q: Tensor, k: Tensor, v: Tensor, here: Here) -> tuple[Tensor, State]:
         values, weights, before = state
         before = before.detach()
         size = k.shape[1]
@@ -138,6 +143,8 @@ class LinearPerformer(Variant):
     computes: ClassVar[Computes] = "approximate"
     source: ClassVar[str] = "Choromanski et al. 2020, Performers, arXiv 2009.14794, section 2.2-2.4"
 
+    supports: ClassVar[Supports] = Supports(phases=PHASES)
+
     features: int = 256
     seed: int = 0
     chunk: int = 128
@@ -147,9 +154,15 @@ class LinearPerformer(Variant):
         at_least("chunk", self.chunk, 1)
 
     def prepare(self, w: Workload) -> AttentionFn:
+        return attention_of_recurrence(w, self._recurrence(w), self.chunk)
+
+    def decoder(self, w: Workload) -> Decoder:
+        return RecurrentDecoder(w, self._recurrence(w), self.chunk)
+
+    def _recurrence(self, w: Workload) -> _Favor:
         directions = draw_directions(self.features, w.head_dim, self.seed) * w.head_dim**-0.25
         dtype = torch.promote_types(w.torch_dtype, torch.float32)
-        return attention_of_recurrence(w, _Favor(directions.to(w.device, dtype)), self.chunk)
+        return _Favor(directions.to(w.device, dtype))
 
     def oracle(self, w: Workload) -> OracleFn:
         directions = draw_directions(self.features, w.head_dim, self.seed)
@@ -174,7 +187,10 @@ class LinearPerformer(Variant):
         return recurrence_bytes(w, self.features, self.chunk)
 
     def cost(self, w: Workload) -> Cost:
-        return recurrence_cost(w, self.features, self.features, self.workspace_bytes(w))
+        found = recurrence_cost(w, self.features, self.features, self.workspace_bytes(w))
+        assert found.state_bytes is not None
+        largest = w.batch * w.key_heads * max(4, w.element_bytes)
+        return replace(found, state_bytes=found.state_bytes + largest)
 
     def limits(self) -> list[Limit]:
         from subquad.variants.full_naive import FullNaive

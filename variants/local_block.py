@@ -19,7 +19,7 @@ from subquad.contract import (
     at_least,
     causal_mask,
 )
-from subquad.variants.local_window import (
+from subquad.variants.blocks import (
     Step,
     attention_of_steps,
     blocks_per_step,

@@ -10,6 +10,7 @@ unittest.SkipTest (a skip to pytest too) with the reasons where the variant runs
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,10 +21,12 @@ from unittest import SkipTest
 import torch
 from torch import Tensor
 
-from subquad.contract import Computes, TensorSpec, Variant, Workload
+from subquad import answer
+from subquad.contract import Computes, Limit, TensorSpec, Variant, Workload
 from subquad.discover import missing_requirements
 from subquad.oracle import draw_weight, evaluate, gate, plain_error, relative_error, tolerance
 from subquad.probes.memory import allocator_peak
+from subquad.probes.work import WorkCounter
 
 Check = Callable[[Variant], None]
 Inputs = tuple[Tensor, Tensor, Tensor]
@@ -57,7 +60,7 @@ def runnable(variant: Variant, workloads: Iterable[Workload]) -> list[Workload]:
     reasons: dict[str, None] = dict.fromkeys(missing_requirements(variant))
     able = []
     for w in workloads:
-        unmet = variant.unmet(w)
+        unmet = answer.unmet(variant, w)
         if w.device == "cuda" and not torch.cuda.is_available():
             unmet = [*unmet, "device=cuda (no CUDA device here)"]
         reasons.update(dict.fromkeys(unmet))
@@ -126,21 +129,28 @@ def check_causal_ignores_the_future(variant: Variant) -> None:
             }
             for what, (future, future_extra) in futures.items():
                 spliced = [_splice(x, y, cut) for x, y in zip(inputs, future, strict=True)]
-                more = {n: _splice(x, future_extra[n], cut, w.seq_len) for n, x in extra.items()}
+                shared = answer.learned(variant, w)
+                more = {
+                    n: x if n in shared else _splice(x, future_extra[n], cut) for n, x in extra.items()
+                }
                 after = attend(*spliced, **more)
                 error = relative_error(after[:, :, :cut], before[:, :, :cut])
                 assert error <= allowed, f"future {what} from {cut} on changes the past by {error:.1e}"
-            _check_truncated(variant, w, inputs, before, cut, allowed)
+            _check_truncated(variant, w, inputs, extra, before, cut, allowed)
 
 
 def check_batch_mates_are_ignored(variant: Variant) -> None:
     """Another batch element replaced, scaled by 10, and NaN: this one is as before."""
     for w in runnable(variant, both()):
         inputs, extra = draw(variant, w)
-        other, _ = draw(variant, w, seed=1)
+        other, other_extra = draw(variant, w, seed=1)
         attend = variant.prepare(w)
         before = attend(*inputs, **extra).clone()
         allowed = _allowed(variant, w, inputs, extra)
+        shared = answer.learned(variant, w)
+        more = {
+            n: x if n in shared else torch.cat([x[:1], other_extra[n][1:]]) for n, x in extra.items()
+        }
         mates = {
             "replaced": other,
             "scaled by 10": tuple(10 * x for x in inputs),
@@ -148,7 +158,7 @@ def check_batch_mates_are_ignored(variant: Variant) -> None:
         }
         for what, mate in mates.items():
             mixed = [torch.cat([x[:1], y[1:]]) for x, y in zip(inputs, mate, strict=True)]
-            after = attend(*mixed, **extra)
+            after = attend(*mixed, **more)
             error = relative_error(after[:1], before[:1])
             assert error <= allowed, f"a batch-mate {what} changes this element by {error:.1e}: {w}"
 
@@ -202,9 +212,7 @@ def check_limits(variant: Variant) -> None:
             continue
         for each in (limit.variant, limit.equals):
             assert not each.unmet(w), f"limit asks {each} what it cannot run: {each.unmet(w)}"
-        (q, k, v), extra = draw(limit.variant, w)
-        k = k * limit.key_scale
-        _, extra2 = draw(limit.equals, w)
+        (q, k, v), extra, extra2 = _limit_inputs(limit)
         rows = _all_rows(w)
         weight = draw_weight(w, _all_rows(w))
         actual = evaluate(limit.variant.prepare(w), (q, k, v), extra, weight)
@@ -222,6 +230,83 @@ def check_limits(variant: Variant) -> None:
                 f"{name} of {limit.variant} is {error:.1e} from {limit.equals} "
                 f"(tolerance {allowed:.1e}): {w}"
             )
+
+
+def check_decode(variant: Variant) -> None:
+    """A prompt of any length, then steps, equals the whole sequence at once; so does its state.
+
+    From an empty state this is the recurrent form. A step taken twice gives the same bits, and the
+    bytes of the state are those that `cost` declares.
+    """
+    causal = replace(BASE, causal=True, phase="decode")
+    for w in runnable(variant, [causal, replace(causal, kv_heads=2), replace(causal, kv_heads=1)]):
+        inputs, extra = draw(variant, w)
+        rows, shared = _all_rows(w), answer.learned(variant, w)
+        expected = answer.definition(variant, w)(
+            *(x.double() for x in inputs), rows, **{n: x.double() for n, x in extra.items()}
+        )
+        allowed = _allowed(variant, w, inputs, extra)
+        decoder = variant.decoder(answer.whole(w))
+        for prompt in (0, w.seq_len // 2, w.seq_len - 1):
+            outputs: list[Tensor] = []
+            state = decoder.start()
+            if prompt:
+                first = [x[:, :, :prompt] for x in inputs]
+                out, state = decoder.prefill(*first, **answer.cut(extra, shared, slice(0, prompt)))
+                outputs.append(out)
+            for at in range(prompt, w.seq_len):
+                here = slice(at, at + 1)
+                token = [x[:, :, here] for x in inputs]
+                more = answer.cut(extra, shared, here)
+                out, after = decoder.step(state, *token, **more)
+                out, again = out.clone(), decoder.step(state, *token, **more)[0]
+                assert torch.equal(out, again), f"position {at} decoded twice, two answers: {w}"
+                outputs.append(out)
+                state = after
+            error = relative_error(torch.cat(outputs, dim=2), expected)
+            told = f"a prompt of {prompt} and {w.seq_len - prompt} steps"
+            assert error <= allowed, f"{told} are {error:.1e} from the whole (tolerance {allowed:.1e})"
+        held, declared = answer.state_bytes(state), answer.cost(variant, w).state_bytes
+        assert held == declared, f"cost.state_bytes says {declared}, the state holds {held}: {w}"
+
+
+def check_ragged(variant: Variant) -> None:
+    """Sequences of different lengths: each as if alone, whatever the padding holds."""
+    for w in runnable(variant, both(lengths=(BASE.seq_len - 6, 29))):
+        assert_gate(variant, w)
+        assert w.lengths is not None
+        inputs, extra = draw(variant, w)
+        attend = answer.attention(variant, w)
+        before = attend(*inputs, **extra)
+        filled = [x.clone() for x in inputs]
+        for b, n in enumerate(w.lengths):
+            assert not before[b, :, n:].any(), f"rows of padding are not zero: {w}"
+            for x in filled:
+                x[b, :, n:] = torch.nan
+        assert torch.equal(attend(*filled, **extra), before), f"the padding changes a valid row: {w}"
+
+
+def check_growth(variant: Variant) -> None:
+    """Work grows no faster than `cost.exponent` says: operations counted at two lengths, not timed."""
+    short, long = 1024, 4096
+    for causal in (False, True):
+        w = Workload(1, 1, short, 16, causal)
+        if len(_or_none(variant, [w, replace(w, seq_len=long)])) < 2:
+            continue
+        work = []
+        for n in (short, long):
+            call = _Call(variant, replace(w, seq_len=n))
+            call.prepare()
+            with WorkCounter() as counter:
+                call.run()
+            work.append(counter.work)
+        found = math.log(work[1] / work[0]) / math.log(long / short)
+        declared = variant.cost(replace(w, seq_len=long)).exponent
+        assert found <= declared + 0.25, (
+            f"cost.exponent says {declared}, the operations grow like n^{found:.2f} "
+            f"from {short} to {long}: {w}"
+        )
+    runnable(variant, [Workload(1, 1, short, 16, causal) for causal in (False, True)])
 
 
 def check_same_seed_same_bits(variant: Variant) -> None:
@@ -322,12 +407,15 @@ CHECKS: tuple[Check, ...] = (
     check_cross_lengths,
     check_dtypes,
     check_limits,
+    check_decode,
+    check_ragged,
     check_same_seed_same_bits,
     check_second_call_same_bits,
     check_inputs_are_not_modified,
     check_scratch_memory_is_written_first,
     check_cost,
     check_workspace,
+    check_growth,
 )
 
 
@@ -389,6 +477,25 @@ class _Call:
             self.results += torch.autograd.grad(output, self.leaves, self.weight)
 
 
+def _limit_inputs(limit: Limit) -> tuple[Inputs, Extra, Extra]:
+    """Inputs of a limit, and the extra inputs of both variants; those of the same name are one."""
+    w = limit.workload
+    (q, k, v), extra = draw(limit.variant, w)
+    if limit.orthonormal_keys:
+        k = torch.linalg.qr(k.transpose(-2, -1).double()).Q.transpose(-2, -1).to(k.dtype)
+    _, other = draw(limit.equals, w)
+
+    def fix(own: Extra, named: Extra) -> Extra:
+        chosen = {n: named.get(n, x) for n, x in own.items()}
+        for n, value in limit.fixed.items():
+            if n in own:
+                filled = torch.as_tensor(value, dtype=own[n].dtype, device=own[n].device)
+                chosen[n] = filled.expand_as(own[n]).clone()
+        return chosen
+
+    return (q, k * limit.key_scale, v), fix(extra, {}), fix(other, extra)
+
+
 def _all_rows(w: Workload) -> Tensor:
     return torch.arange(w.seq_len, device=w.device)
 
@@ -407,26 +514,35 @@ def _allowed(variant: Variant, w: Workload, inputs: Inputs, extra: Extra) -> flo
     return tolerance(w.torch_dtype, plain["output"], terms=w.key_len)
 
 
-def _splice(x: Tensor, y: Tensor, cut: int, length: int | None = None) -> Tensor:
-    """x before position `cut` of dimension 2, y from there on; x where it has no such dimension."""
-    if length is not None and (x.dim() < 3 or x.shape[2] != length):
-        return x
+def _splice(x: Tensor, y: Tensor, cut: int) -> Tensor:
+    """x before position `cut` of dimension 2, y from there on."""
     return torch.cat([x[:, :, :cut], y[:, :, cut:]], dim=2)
 
 
 def _check_truncated(
-    variant: Variant, w: Workload, inputs: Inputs, before: Tensor, cut: int, allowed: float
+    variant: Variant,
+    w: Workload,
+    inputs: Inputs,
+    extra: Extra,
+    before: Tensor,
+    cut: int,
+    allowed: float,
 ) -> None:
     """The past alone gives the past, where the definition itself does not look at the length."""
     short = replace(w, seq_len=cut)
-    if variant.unmet(short) or variant.extra_inputs(w):
+    shared = answer.learned(variant, w)
+    specs = variant.extra_inputs(short)
+    if variant.unmet(short) or any(extra[n].shape != specs[n].shape for n in shared):
         return
-    q, k, v = (x[:, :, :cut].contiguous() for x in inputs)
+    past = [x[:, :, :cut].contiguous() for x in inputs]
+    more = answer.cut(extra, shared, slice(0, cut))
     rows = _all_rows(short)
-    doubles = [x.double() for x in inputs]
-    long = variant.oracle(w)(*doubles, rows)
-    alone = variant.oracle(short)(q.double(), k.double(), v.double(), rows)
-    if relative_error(alone, long) > allowed:
+
+    def defined(w: Workload, tensors: Iterable[Tensor], more: Extra) -> Tensor:
+        doubles = {n: x.double() for n, x in more.items()}
+        return variant.oracle(w)(*(x.double() for x in tensors), rows, **doubles)
+
+    if relative_error(defined(short, past, more), defined(w, inputs, extra)) > allowed:
         return
-    error = relative_error(variant.prepare(short)(q, k, v), before[:, :, :cut])
+    error = relative_error(variant.prepare(short)(*past, **more), before[:, :, :cut])
     assert error <= 2 * allowed, f"without the future from {cut} on, the past changes by {error:.1e}"

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -53,6 +53,13 @@ class Workload:
     keys and values in cross-attention. Both are None when they equal `heads` and `seq_len`. Where
     causal attention has `kv_len > seq_len`, the last query sits at the last key.
 
+    `lengths` are the valid positions of each batch element, the rest is padding: every sequence is
+    answered as if it were alone, and rows of padding are zero. None when all are `seq_len`.
+    Phase `decode` is one more position, the last of `seq_len`, after all before it were absorbed.
+
+    A variant answers whole sequences and one step of decoding; `subquad.answer` makes ragged
+    batches and the phase `decode` of that, so `prepare`, `oracle`, `mask` and `cost` never meet them.
+
     Raises:
         ValueError: a value outside its range.
     """
@@ -67,6 +74,7 @@ class Workload:
     dtype: str = "float32"
     device: str = "cpu"
     phase: Phase = "forward"
+    lengths: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch", "heads", "seq_len", "head_dim"):
@@ -88,11 +96,27 @@ class Workload:
                     f"causal attention needs kv_len >= seq_len, got kv_len={self.kv_len} "
                     f"and seq_len={self.seq_len}"
                 )
+        if self.phase == "decode" and not (self.causal and self.kv_len in (None, self.seq_len)):
+            raise ValueError("phase=decode needs causal=true and kv_len = seq_len")
+        if self.lengths is not None:
+            self._check_lengths(tuple(self.lengths))
         # One workload, one spelling: equal lengths and head counts are written as None.
         if self.kv_heads == self.heads:
             object.__setattr__(self, "kv_heads", None)
         if self.kv_len == self.seq_len:
             object.__setattr__(self, "kv_len", None)
+
+    def _check_lengths(self, lengths: tuple[int, ...]) -> None:
+        if len(lengths) != self.batch or not all(1 <= n <= self.seq_len for n in lengths):
+            raise ValueError(
+                f"lengths must be {self.batch} numbers (the batch) from 1 to seq_len={self.seq_len}, "
+                f"got {lengths}"
+            )
+        if self.phase == "decode" or self.kv_len not in (None, self.seq_len):
+            raise ValueError("lengths go with kv_len = seq_len and not with phase=decode")
+        # Read back from JSON they are a list; a batch without padding is no ragged batch.
+        full = all(n == self.seq_len for n in lengths)
+        object.__setattr__(self, "lengths", None if full else lengths)
 
     @property
     def key_heads(self) -> int:
@@ -149,8 +173,8 @@ class Cost:
     `flops` counts a multiply-add as 2 and only the pairs of the definition; forward_backward counts
     three times the forward (no recomputation). `bytes` is the traffic nobody can avoid: inputs read
     once, outputs written once. `workspace_bytes` is the expected peak beyond inputs and outputs; it
-    decides what is too large to try. `state_bytes` is what a decoder must keep after seq_len
-    positions, None where there is no decoder. `exponent` is the declared growth of time in seq_len.
+    decides what is too large to try. `state_bytes` is what a decoder keeps after seq_len positions,
+    None where there is no decoder. `exponent` is the declared growth of time in seq_len.
     """
 
     flops: int
@@ -162,11 +186,16 @@ class Cost:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An extra input (gate, decay): uniform in [low, high), in the workload's dtype."""
+    """An extra input, uniform in [low, high), in the workload's dtype.
+
+    A gate or decay belongs to positions: its shape is [B, H or Hk, L, ...]. A `learned` one is a
+    parameter, the same for every batch element: any shape, and the range it starts training from.
+    """
 
     shape: tuple[int, ...]
     low: float = 0.0
     high: float = 1.0
+    learned: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,8 +203,10 @@ class Limit:
     """A setting at which `variant` must equal `equals` on `workload`.
 
     Inputs are standard normal, keys multiplied by `key_scale` (0 makes every key alike, so that every
-    normalised attention becomes the mean of the visible values). `tolerance` is a relative Frobenius
-    error; None derives it from the dtype.
+    normalised attention becomes the mean of the visible values); with `orthonormal_keys` the keys of a
+    head are orthonormal instead (needs key length <= head_dim). `fixed` sets extra inputs of either
+    variant; those of the same name are shared. `tolerance` is a relative Frobenius error; None derives
+    it from the dtype.
     """
 
     variant: Variant
@@ -183,6 +214,34 @@ class Limit:
     workload: Workload
     key_scale: float = 1.0
     tolerance: float | None = None
+    fixed: Mapping[str, float | Tensor] = field(default_factory=dict)
+    orthonormal_keys: bool = False
+
+
+class Decoder(ABC):
+    """Decoding: absorb a prompt, then one position after the other.
+
+    `q` is [B, H, T, D], `k` and `v` are [B, Hk, T, D], extra inputs that belong to positions have
+    those T positions; T is 1 in `step`. A state is a tuple of tensors and numbers (and tuples of
+    them). `step` leaves the state it is given usable once more: taking the same step again gives
+    the same bits. The state may reuse its buffers for that, so an older one is of no use.
+    """
+
+    @abstractmethod
+    def start(self) -> tuple[Any, ...]:
+        """The state before the first position."""
+
+    @abstractmethod
+    def prefill(
+        self, q: Tensor, k: Tensor, v: Tensor, **extra: Tensor
+    ) -> tuple[Tensor, tuple[Any, ...]]:
+        """Outputs [B, H, T, D] of the first T positions, and the state after them."""
+
+    @abstractmethod
+    def step(
+        self, state: tuple[Any, ...], q: Tensor, k: Tensor, v: Tensor, **extra: Tensor
+    ) -> tuple[Tensor, tuple[Any, ...]]:
+        """Output [B, H, 1, D] of one more position, and the state after it."""
 
 
 @dataclass(frozen=True)
@@ -238,8 +297,15 @@ class Variant(ABC):
         return attend
 
     def extra_inputs(self, w: Workload) -> dict[str, TensorSpec]:
-        """Inputs beyond q, k, v, passed by keyword to the attention function and the oracle."""
+        """Gates and learned parameters, passed by keyword to the attention function and the oracle."""
         return {}
+
+    def decoder(self, w: Workload) -> Decoder:
+        """A decoder of the causal workload `w` for up to seq_len positions.
+
+        Who has one says so with "decode" among `supports.phases`.
+        """
+        raise NotImplementedError(f"{self.name} has no decoder")
 
     def limits(self) -> list[Limit]:
         """Settings at which this variant must equal another; conformance checks each."""

@@ -23,7 +23,15 @@ from subquad.record import short_hash
 from subquad.settings import Hardware
 
 PACKAGES = ("torch", "triton", "xformers", "numpy", "hydra-core")
-MEASURING = ("contract.py", "oracle.py", "task.py", "inputs", "probes", "isolate/worker.py")
+MEASURING = (
+    "contract.py",
+    "answer.py",
+    "oracle.py",
+    "task.py",
+    "inputs",
+    "probes",
+    "isolate/worker.py",
+)
 ALLOCATOR_VARIABLES = (
     "THP_MEM_ALLOC_ENABLE",
     "MALLOC_ARENA_MAX",

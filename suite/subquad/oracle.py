@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from subquad import answer
 from subquad.contract import AttentionFn, Variant, Workload
 from subquad.record import Gate
 
@@ -86,7 +87,7 @@ def evaluate_oracle(
     dtype: torch.dtype,
 ) -> Results:
     """What the definition gives for the query rows `rows`, computed in `dtype`."""
-    oracle = variant.oracle(w)
+    oracle = answer.definition(variant, w)
 
     def attend(q: Tensor, k: Tensor, v: Tensor, **more: Tensor) -> Tensor:
         return oracle(q, k, v, rows, **more)
@@ -128,12 +129,12 @@ def gate(
     """Hold the variant against its definition on the query rows `rows` (int64 [R]).
 
     Args:
-        attend: what `variant.prepare(w)` returned; prepared here where it is None.
+        attend: what `answer.attention(variant, w)` returned; prepared here where it is None.
 
     Returns:
         The error and the tolerance of the quantity that comes nearest to failing.
     """
-    prepared = variant.prepare(w) if attend is None else attend
+    prepared = answer.attention(variant, w) if attend is None else attend
 
     def attend_rows(*inputs: Tensor, **more: Tensor) -> Tensor:
         return prepared(*inputs, **more)[:, :, rows]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from subquad import answer
 from subquad.contract import Cost, Variant, Workload, io_bytes
 from subquad.discover import missing_requirements
 from subquad.inputs.family import InputFamily
@@ -108,10 +109,10 @@ def _planned(sweep: Sweep, variant: Variant, w: Workload, memory_limit_bytes: in
         inputs={"family": family.name, **params_of(family), "seed": sweep.seed},
     )
     missing = missing_requirements(variant)
-    unmet = variant.unmet(w)
+    unmet = answer.unmet(variant, w)
     if unmet:
         return Planned(cell, variant, None, (Status.UNSUPPORTED, "; ".join(unmet)))
-    planned = Planned(cell, variant, variant.cost(w))
+    planned = Planned(cell, variant, answer.cost(variant, w))
     if missing:
         return Planned(cell, variant, planned.cost, (Status.UNAVAILABLE, "; ".join(missing)))
     refused = family.unmet(w)

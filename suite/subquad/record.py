@@ -7,6 +7,7 @@ row: a cell with all its parts and the status that follows from them.
 
 Schema history (a changed field bumps SCHEMA_VERSION, keeps the old reader and a golden file):
     1  first version
+    2  workload.lengths, written where it is not None; a record of schema 1 reads the same
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import Any
 
 from subquad.contract import Cost, Workload
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, 2)
 
 Scalar = bool | int | float | str | None
 
@@ -67,13 +69,20 @@ class Cell:
 
     @property
     def id(self) -> str:
-        return short_hash(asdict(self))
+        return short_hash(self.to_json())
 
     @property
     def group(self) -> str:
         """Identifies the cells measured against each other: all but the variant in common."""
-        shared = {k: v for k, v in asdict(self).items() if k not in ("variant", "params")}
+        shared = {k: v for k, v in self.to_json().items() if k not in ("variant", "params")}
         return short_hash(shared)
+
+    def to_json(self) -> dict[str, Any]:
+        """As written; without the axes of later schemas that are not used, so that ids stay."""
+        data = asdict(self)
+        if data["workload"]["lengths"] is None:
+            del data["workload"]["lengths"]
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Cell:
@@ -231,7 +240,7 @@ class Part:
         return mine == (other.settings, other.code, other.environment)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "cell": self.cell.to_json()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Part:

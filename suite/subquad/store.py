@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from subquad.contract import Cost
 from subquad.record import (
+    READABLE,
     SCHEMA_VERSION,
     Deviation,
     Gate,
@@ -140,7 +141,7 @@ def read_journals(paths: Iterable[Path]) -> Contents:
     for path in paths:
         for number, record in _records(path, contents.warnings):
             schema = record.get("schema")
-            if schema != SCHEMA_VERSION:
+            if schema not in READABLE:
                 raise StoreError(
                     f"{path} line {number} has schema version {schema}, this subquad reads "
                     f"{SCHEMA_VERSION}: use the subquad that wrote it, or another name=..."

@@ -16,7 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from subquad.contract import Phase, Workload
 from subquad.discover import discover, missing_requirements
 from subquad.inputs import FAMILIES
-from subquad.probes.subject import call_of, draw
+from subquad.probes.subject import call_of, draw, set_up
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SLOW_SETUP = {"full_flex"}  # compiles for tens of seconds: --slow-setup
@@ -48,7 +48,7 @@ def test_variant(
     if name in SLOW_SETUP and not request.config.getoption("--slow-setup"):
         pytest.skip("compiles for tens of seconds: run with --slow-setup")
     inputs = draw(FAMILIES["gaussian"](), w, 0, variant.extra_inputs(w))
-    call = call_of(w, variant.prepare(w), inputs)
+    call = call_of(w, set_up(variant, w, inputs), inputs)
     benchmark.group = f"{phase} seq_len={seq_len} {'causal' if causal else 'not causal'} on {DEVICE}"
     benchmark.extra_info.update(
         variant=name, params=dataclasses.asdict(variant), workload=dataclasses.asdict(w)

@@ -13,7 +13,7 @@ from plants import Plain
 from subquad.contract import AttentionFn, Workload
 from subquad.inputs import FAMILIES
 from subquad.probes.fidelity import mean_of_visible, measure
-from subquad.probes.subject import sample_rows
+from subquad.probes.subject import Inputs, sample_rows
 from subquad.settings import FidelitySettings
 
 GAUSSIAN = FAMILIES["gaussian"]()
@@ -27,7 +27,7 @@ class Mean(Plain):
 
     def prepare(self, w: Workload) -> AttentionFn:
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return mean_of_visible(w, v, torch.arange(w.seq_len)).to(v.dtype)
+            return mean_of_visible(w, Inputs(q, k, v, {}), torch.arange(w.seq_len)).to(v.dtype)
 
         return attend
 

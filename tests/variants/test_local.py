@@ -5,8 +5,9 @@ import torch
 from torch.autograd.profiler import profile
 
 from subquad.contract import Variant, Workload
+from subquad.variants.blocks import ROWS, merged
 from subquad.variants.local_block import LocalBlock
-from subquad.variants.local_window import ROWS, LocalWindow, merged
+from subquad.variants.local_window import LocalWindow
 
 
 def seen(variant: Variant, w: Workload) -> list[str]:

@@ -13,7 +13,7 @@ from subquad import oracle
 from subquad.contract import Variant, Workload
 from subquad.inputs.family import InputFamily
 from subquad.probes import fidelity, memory
-from subquad.probes.subject import call_of, draw, sample_rows
+from subquad.probes.subject import call_of, draw, sample_rows, set_up
 from subquad.record import Deviation, Gate, Memory
 from subquad.settings import FidelitySettings, GateSettings, MemorySettings, ProbeSettings
 from subquad.task import Reporter
@@ -52,7 +52,7 @@ class CellTask:
         w = self.workload
         inputs = draw(self.inputs[0], w, self.seed, self.variant.extra_inputs(w))
         report.step(f"set-up of {self.variant.name}", self.setup_limit_s)
-        attend, kept_bytes = memory.kept(partial(self.variant.prepare, w), w.device)
+        attend, kept_bytes = memory.kept(partial(set_up, self.variant, w, inputs), w.device)
         call = call_of(w, attend, inputs)
         report.step(f"call of {self.variant.name}", self.call_limit_s)
         call()

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from subquad.contract import AttentionFn, TensorSpec, Workload
+from subquad import answer
+from subquad.contract import AttentionFn, TensorSpec, Variant, Workload
 from subquad.inputs.family import InputFamily
 
 Call = Callable[[], Any]
@@ -50,14 +51,24 @@ def draw(family: InputFamily, w: Workload, seed: int, specs: dict[str, TensorSpe
     return inputs
 
 
+def set_up(variant: Variant, w: Workload, inputs: Inputs) -> AttentionFn:
+    """All that comes before the first call. For `decode` the prompt is absorbed here, and what is
+    given back takes one step at the last position, whatever its arguments.
+    """
+    if w.phase != "decode":
+        return answer.attention(variant, w)
+    step = answer.step_call(variant, w, inputs.q, inputs.k, inputs.v, inputs.extra)
+    return lambda *_, **__: step()
+
+
 def call_of(w: Workload, attend: AttentionFn, inputs: Inputs) -> Call:
     """One call of the workload's phase: () -> output, or () -> (output, gradients).
 
-    The backward pass starts from a fixed random gradient and gives the gradients of all inputs and of
-    the parameters of a learned variant; nothing accumulates.
+    The backward pass starts from a fixed random gradient and gives the gradients of all inputs,
+    learned ones among them; nothing accumulates.
     """
     q, k, v, extra = inputs.q, inputs.k, inputs.v, inputs.extra
-    if w.phase == "forward":
+    if w.phase != "forward_backward":
 
         def forward() -> Tensor:
             with torch.no_grad():
@@ -67,13 +78,10 @@ def call_of(w: Workload, attend: AttentionFn, inputs: Inputs) -> Call:
 
     generator = torch.Generator().manual_seed(0)
     upstream = torch.randn(w.query_shape, generator=generator).to(dtype=w.torch_dtype, device=w.device)
-    leaves = list(inputs.tensors)
-    if isinstance(attend, nn.Module):
-        leaves += [p for p in attend.parameters() if p.requires_grad]
 
     def forward_backward() -> tuple[Tensor, tuple[Tensor, ...]]:
         out = attend(q, k, v, **extra)
-        return out, torch.autograd.grad(out, leaves, upstream, allow_unused=True)
+        return out, torch.autograd.grad(out, inputs.tensors, upstream, allow_unused=True)
 
     return forward_backward
 

@@ -21,7 +21,7 @@ import torch
 from subquad.contract import Variant, Workload
 from subquad.inputs.family import InputFamily
 from subquad.probes.clock import Clock, clock_for
-from subquad.probes.subject import Call, Inputs, call_of, draw
+from subquad.probes.subject import Call, Inputs, call_of, draw, set_up
 from subquad.record import ProcessTiming
 from subquad.settings import TimeSettings
 from subquad.task import Reporter
@@ -73,7 +73,7 @@ class TimeProcess:
         inputs = draw(self.inputs, w, self.seed, extra) if extra else shared
         report.step(f"set-up of {variant.name}", self.setup_limit_s, index)
         start = time.perf_counter()
-        attend = variant.prepare(w)
+        attend = set_up(variant, w, inputs)
         setup_s = time.perf_counter() - start
         report.step(f"call of {variant.name}", self.call_limit_s, index)
         call = call_of(w, attend, inputs)
