@@ -113,7 +113,7 @@ def test_multirun_gives_one_sweep_a_hardware(tmp_path: Path, monkeypatch: pytest
         ("hardware.threads=999", "hardware.threads must be from 1 to"),
         ("hardware.memory_limit=lots", "hardware.memory_limit must be a size such as 8GiB"),
         ("hardware.allocator=magic", "hardware.allocator must be one of default, huge_pages"),
-        ("experiment=nope", "unknown experiment 'nope': known are demo"),
+        ("experiment=nope", "unknown experiment 'nope': known are decode, demo"),
         ("sequence=3", "Key 'sequence' not in 'Schema': known are"),
         ("inputs=[foo]", "unknown inputs 'foo': known are gaussian"),
         ("probe=[foo]", "unknown probe 'foo': known are time"),
@@ -145,7 +145,26 @@ def test_a_device_without_driver_is_refused() -> None:
         compose("hardware=cuda")
 
 
-def test_decode_is_a_phase_that_is_refused_with_its_reason() -> None:
-    (w,) = one("phase=decode", "seq_len=64").workloads
-    reasons = {v.unmet(w)[0] for v in one("phase=decode", "seq_len=64").variants}
-    assert reasons == {"phase=decode (supports forward, forward_backward)"}
+def test_decode_is_causal_whatever_the_axis_says() -> None:
+    (w,) = one("phase=decode", "seq_len=64", "causal=false").workloads
+    assert (w.phase, w.causal) == ("decode", True)
+
+
+@pytest.mark.parametrize(
+    ("batch", "fill", "lengths"),
+    [
+        (1, 0.25, (16,)),
+        (2, 0.75, (64, 32)),
+        (4, 0.5, (64, 43, 21, 1)),
+        (3, 0.25, (32, 16, 1)),
+        (2, 1.0, None),
+    ],
+)
+def test_fill_spreads_lengths_evenly(batch: int, fill: float, lengths: object) -> None:
+    (w,) = one("seq_len=64", f"batch={batch}", f"fill={fill}").workloads
+    assert w.lengths == lengths
+
+
+def test_fill_outside_its_range_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"fill must be > 0 and <= 1, got 1\.5"):
+        compose("fill=1.5")

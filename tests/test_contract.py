@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from plants import Missing, Plain, Refusing
-from subquad.contract import Workload, causal_mask, io_bytes, repeat_heads, softmax_attention
+from subquad.contract import (
+    Variant,
+    Workload,
+    causal_mask,
+    io_bytes,
+    repeat_heads,
+    softmax_attention,
+)
 from subquad.discover import discover, missing_requirements
 
 
@@ -80,7 +87,7 @@ def test_io_counts_inputs_and_output_and_their_gradients() -> None:
 
 def test_refusals_name_value_and_limit() -> None:
     assert Refusing().unmet(workload()) == ["dtype=float32 (supports float16)"]
-    assert Plain().unmet(workload(phase="decode")) == [
+    assert Plain().unmet(workload(phase="decode", causal=True)) == [
         "phase=decode (supports forward, forward_backward)"
     ]
     assert missing_requirements(Missing()) == [
@@ -88,7 +95,17 @@ def test_refusals_name_value_and_limit() -> None:
     ]
 
 
-def test_every_built_in_variant_refuses_decode_and_answers_small_forward() -> None:
+def test_who_says_decode_has_a_decoder() -> None:
     for cls in discover().variants.values():
-        assert any(r.startswith("phase=decode") for r in cls().unmet(workload(phase="decode")))
-        assert cls().cost(workload()).flops > 0
+        has = cls.decoder is not Variant.decoder
+        assert has == ("decode" in cls.supports.phases), cls.name
+
+
+def test_decode_and_lengths_refuse_what_has_no_meaning() -> None:
+    with pytest.raises(ValueError, match="phase=decode needs causal=true"):
+        workload(phase="decode")
+    with pytest.raises(ValueError, match=r"lengths must be 2 numbers .* from 1 to seq_len=8"):
+        workload(lengths=(3, 9))
+    with pytest.raises(ValueError, match="not with phase=decode"):
+        workload(lengths=(3, 4), causal=True, phase="decode")
+    assert workload(lengths=(8, 8)).lengths is None

@@ -86,8 +86,8 @@ def test_a_damaged_record_is_skipped_and_said(tmp_path: Path) -> None:
 
 def test_another_schema_version_is_refused_with_the_way_out(tmp_path: Path) -> None:
     path = write(tmp_path, plan_part())
-    path.write_text(path.read_text().replace('"schema":1', '"schema":99'))
-    with pytest.raises(StoreError, match=r"schema version 99, this subquad reads 1: use the subquad"):
+    path.write_text(path.read_text().replace('"schema":2', '"schema":99'))
+    with pytest.raises(StoreError, match="schema version 99, this subquad reads 1 and 2: use"):
         load(tmp_path)
 
 
@@ -169,11 +169,25 @@ def test_export_is_read_back(tmp_path: Path, suffix: str) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_the_golden_journal_of_schema_1_is_still_read() -> None:
-    run = load(GOLDEN / "schema_1")
+@pytest.mark.parametrize("schema", ["schema_1", "schema_2"])
+def test_a_golden_journal_is_still_read(schema: str) -> None:
+    run = load(GOLDEN / schema)
     assert [m.status for m in run.measurements].count(Status.OK) >= 3
     assert run.warnings == ()
     assert all(isinstance(s, Session) for s in run.sessions.values())
     timed = [m for m in run.measurements if m.timing]
     assert timed
     assert all(m.memory and m.gate and m.deviations for m in timed)
+
+
+def test_cell_ids_of_schema_1_are_still_the_same() -> None:
+    """Sessions name their reference by id: a field added later must not change it where unused."""
+    run = load(GOLDEN / "schema_1")
+    ids = {m.cell.id for m in run.measurements}
+    assert {s.reference for s in run.sessions.values()} <= ids
+
+
+def test_schema_2_holds_ragged_and_decoding_cells() -> None:
+    workloads = [m.cell.workload for m in load(GOLDEN / "schema_2").measurements]
+    assert {w.phase for w in workloads} == {"forward", "decode"}
+    assert {w.lengths for w in workloads} == {None, (64, 32)}

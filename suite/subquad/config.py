@@ -26,9 +26,12 @@ from subquad.inputs import FAMILIES
 from subquad.settings import PROBES, Hardware, ProbeSettings, Sweep
 from subquad.store import check_name
 
-AXES = ("seq_len", "heads", "kv_heads", "head_dim", "batch", "kv_len", "dtype", "causal", "phase")
-OPTIONAL_AXES = ("kv_heads", "kv_len")
-TYPES: Mapping[str, type] = {"dtype": str, "phase": str, "causal": bool}
+AXES = (
+    *("seq_len", "heads", "kv_heads", "head_dim", "batch", "kv_len", "fill"),
+    *("dtype", "causal", "phase"),
+)
+OPTIONAL_AXES = ("kv_heads", "kv_len", "fill")
+TYPES: Mapping[str, type] = {"dtype": str, "phase": str, "causal": bool, "fill": float}
 
 
 class ConfigError(Exception):
@@ -49,6 +52,7 @@ class Schema:
     head_dim: Any = 64
     batch: Any = 1
     kv_len: Any = None
+    fill: Any = None  # share of positions that are no padding; None: all
     dtype: Any = "float32"
     causal: Any = False
     phase: Any = "forward"
@@ -219,10 +223,33 @@ def workloads(cfg: Mapping[str, Any], device: str) -> tuple[Workload, ...]:
             )
         grids.append({**axes, **entry})
     return tuple(
-        Workload(**dict(zip(AXES, values, strict=True)), device=device)
+        _workload(dict(zip(AXES, values, strict=True)), device)
         for grid in grids
         for values in itertools.product(*(axis_values(a, grid[a]) for a in AXES))
     )
+
+
+def _workload(axes: dict[str, Any], device: str) -> Workload:
+    """One point of the grid. Decoding is causal, whatever the axis says."""
+    fill = axes.pop("fill")
+    if axes["phase"] == "decode":
+        axes["causal"] = True
+    lengths = None if fill is None else spread_lengths(axes["batch"], axes["seq_len"], fill)
+    return Workload(**axes, device=device, lengths=lengths)
+
+
+def spread_lengths(batch: int, seq_len: int, fill: float) -> tuple[int, ...]:
+    """Lengths from seq_len down in even steps, so that about `fill` of all positions are valid.
+
+    Below 1/2 the longest is shorter too: a batch is never emptier than one position a sequence.
+    """
+    if not 0.0 < fill <= 1.0:
+        raise ValueError(f"fill must be > 0 and <= 1, got {fill}")
+    longest = min(1.0, 2 * fill)
+    least = 2 * fill - longest
+    step = (longest - least) / max(1, batch - 1)
+    shares = [longest - i * step for i in range(batch)] if batch > 1 else [fill]
+    return tuple(max(1, round(seq_len * share)) for share in shares)
 
 
 def axis_values(axis: str, value: Any) -> list[Any]:

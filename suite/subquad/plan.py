@@ -134,6 +134,7 @@ def _same_but_shorter(known: Planned, asked: Planned) -> bool:
     same = all(
         getattr(a.workload, f.name) == getattr(b.workload, f.name)
         for f in fields(Workload)
-        if f.name != "seq_len"
+        if f.name not in ("seq_len", "lengths")
     )
-    return same and a.workload.seq_len < b.workload.seq_len
+    ragged = (a.workload.lengths is None) != (b.workload.lengths is None)
+    return same and not ragged and a.workload.seq_len < b.workload.seq_len

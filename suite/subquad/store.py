@@ -144,7 +144,8 @@ def read_journals(paths: Iterable[Path]) -> Contents:
             if schema not in READABLE:
                 raise StoreError(
                     f"{path} line {number} has schema version {schema}, this subquad reads "
-                    f"{SCHEMA_VERSION}: use the subquad that wrote it, or another name=..."
+                    f"{' and '.join(map(str, READABLE))}: use the subquad that wrote it, "
+                    "or another name=..."
                 )
             try:
                 _take(record, contents)

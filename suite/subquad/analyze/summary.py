@@ -29,7 +29,7 @@ Row = dict[str, Any]
 _BEFORE = [
     "cell", "run", "label", "variant", "family", "computes", "params",
     "hardware", "device", "threads", "allocator", "phase", "causal", "dtype", "batch", "heads",
-    "kv_heads", "seq_len", "kv_len", "head_dim", "inputs", "seed", "status", "reason",
+    "kv_heads", "seq_len", "kv_len", "fill", "head_dim", "inputs", "seed", "status", "reason",
     "time_s", "time_low_s", "time_high_s", "cold_time_s", "setup_s", "first_call_s",
     "processes", "samples", "speedup", "speedup_low", "speedup_high",
     "peak_bytes", "workspace_bytes", "kept_bytes", "input_bytes", "output_bytes",
@@ -37,8 +37,9 @@ _BEFORE = [
     "oracle_error", "oracle_tolerance",
 ]
 _AFTER = [
-    "flops", "compulsory_bytes", "expected_workspace_bytes", "roofline_share", "flops_per_s",
-    "declared_exponent", "aa_ratio", "aa_low", "aa_high", "noisy", "environment",
+    "flops", "compulsory_bytes", "expected_workspace_bytes", "state_bytes",
+    "roofline_share", "flops_per_s", "declared_exponent",
+    "aa_ratio", "aa_low", "aa_high", "noisy", "environment",
 ]
 # fmt: on
 
@@ -109,6 +110,8 @@ def _axes(m: Measurement) -> Row:
         inputs += f"({', '.join(f'{k}={v}' for k, v in settings.items())})"
     row: Row = {name: getattr(w, name) for name in ("device", "phase", "causal", "dtype", "batch")}
     row |= {n: getattr(w, n) for n in ("heads", "kv_heads", "seq_len", "kv_len", "head_dim")}
+    if w.lengths is not None:
+        row["fill"] = round(sum(w.lengths) / (w.batch * w.seq_len), 3)
     row |= {"hardware": cell.hardware.get("name"), "threads": cell.hardware.get("threads")}
     row |= {"allocator": cell.hardware.get("allocator"), "seed": cell.inputs.get("seed")}
     return row | {
@@ -171,6 +174,7 @@ def _cost(m: Measurement, time: Interval | None, environment: Mapping[str, Any])
         "compulsory_bytes": m.cost.bytes,
         "expected_workspace_bytes": m.cost.workspace_bytes,
         "declared_exponent": m.cost.exponent,
+        "state_bytes": m.cost.state_bytes if m.cell.workload.phase == "decode" else None,
     }
     if time is not None:
         least = least_time_s(m.cost, m.cell.workload.dtype, environment)

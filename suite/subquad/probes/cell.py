@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from subquad import oracle
+from subquad import answer, oracle
 from subquad.contract import Variant, Workload
 from subquad.inputs.family import InputFamily
 from subquad.probes import fidelity, memory
-from subquad.probes.subject import call_of, draw, sample_rows, set_up
+from subquad.probes.subject import call_of, called_bytes, draw, sample_rows, set_up
 from subquad.record import Deviation, Gate, Memory
 from subquad.settings import FidelitySettings, GateSettings, MemorySettings, ProbeSettings
 from subquad.task import Reporter
@@ -57,7 +57,8 @@ class CellTask:
         report.step(f"call of {self.variant.name}", self.call_limit_s)
         call()
         report.step(f"{self.variant.name}: peak memory", CALLS * self.call_limit_s)
-        return memory.measure(call, inputs.nbytes, kept_bytes, w.device)
+        given = called_bytes(w, inputs, answer.learned(self.variant, w))
+        return memory.measure(call, given, kept_bytes, w.device)
 
     def _gate(self, settings: GateSettings) -> Gate:
         w, variant = self.workload, self.variant

@@ -34,6 +34,15 @@ class Inputs:
         return sum(t.nbytes for t in self.tensors)
 
 
+def called_bytes(w: Workload, inputs: Inputs, shared: frozenset[str]) -> int:
+    """Bytes that one call is given: all inputs, of a decoding step those of its position."""
+    if w.phase != "decode":
+        return inputs.nbytes
+    own = [x for name, x in inputs.extra.items() if name not in shared]
+    each = sum(x[:, :, -1:].numel() for x in (inputs.q, inputs.k, inputs.v, *own))
+    return each * w.element_bytes + sum(inputs.extra[name].nbytes for name in shared)
+
+
 def draw(family: InputFamily, w: Workload, seed: int, specs: dict[str, TensorSpec]) -> Inputs:
     """Inputs of one workload. Extra inputs are uniform in the range of their spec."""
     q, k, v = family.draw(w, seed)

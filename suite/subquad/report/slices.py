@@ -12,7 +12,7 @@ from subquad.record import Run, Status, Timing
 
 AXES = (
     *("run", "hardware", "device", "threads", "allocator", "phase", "causal", "dtype"),
-    *("batch", "heads", "kv_heads", "kv_len", "head_dim", "inputs", "seed"),
+    *("batch", "heads", "kv_heads", "kv_len", "fill", "head_dim", "inputs", "seed"),
 )
 
 Timings = Mapping[tuple[str, str], Timing]
@@ -79,11 +79,12 @@ def describe(axes: Mapping[str, Any], names: Iterable[str]) -> str:
         "threads": "{} threads",
         "allocator": "allocator {}",
         "inputs": "{} inputs",
+        "fill": "{:.0%} filled",
         "skill on": "skill on {} inputs",
     }
     order = (
         *("skill on", "seq_len", "phase", "causal", "dtype", "batch", "heads", "kv_heads", "head_dim"),
-        *("kv_len", "inputs", "seed", "hardware", "device", "threads", "allocator", "run"),
+        *("kv_len", "fill", "inputs", "seed", "hardware", "device", "threads", "allocator", "run"),
     )
     wanted = set(names)
     parts = []
