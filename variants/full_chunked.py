@@ -8,8 +8,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from subquad.contract import AttentionFn, Computes, Limit, Variant, Workload, at_least
+from subquad.contract import (
+    PHASES,
+    AttentionFn,
+    Computes,
+    Decoder,
+    Limit,
+    Supports,
+    Variant,
+    Workload,
+    at_least,
+)
 from subquad.variants.full_naive import FullNaive
+from subquad.variants.kv_cache import KvCache
 
 
 @dataclass(frozen=True)
@@ -19,19 +30,20 @@ class FullChunked(Variant):
     For each chunk of queries, over the chunks of keys:
         m' = max(m, rowmax S),  P = exp(S - m'),  a = exp(m - m')
         l' = a l + rowsum P,    O' = a O + P V    and at the end O / l.
-    A tile is one reused buffer meant to fit the cache: query heads that share a key head are rows of
-    one tile, and short sequences put several key heads in it. Causal skips tiles of the future. All
+    A tile is one reused buffer: query heads that share a key head are rows of it, and it holds two key
+    heads or more, so that two threads need not share a product. Causal skips tiles of the future. All
     arithmetic is float32 (float64 for float64); other dtypes are converted chunk by chunk.
     The backward pass computes each tile again from the log-sum-exp of its rows.
     """
 
-    query_chunk: int = 1024
+    query_chunk: int = 512
     key_chunk: int = 512
 
     name: ClassVar[str] = "full_chunked"
     family: ClassVar[str] = "full"
     computes: ClassVar[Computes] = "exact"
     source: ClassVar[str] = "Rabe & Staats 2021, arXiv 2112.05682, sections 2-4"
+    supports: ClassVar[Supports] = Supports(phases=PHASES)
 
     def __post_init__(self) -> None:
         at_least("query_chunk", self.query_chunk, 1)
@@ -48,6 +60,14 @@ class FullChunked(Variant):
             return output
 
         return attend_derivable if w.phase == "forward_backward" else attend
+
+    def decoder(self, w: Workload) -> Decoder:
+        tiling = Tiling.of(self, replace(w, seq_len=1, kv_len=w.key_len, causal=False))
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return tiled_forward(tiling, q, k, v)[0]
+
+        return KvCache(w, lambda length: self.prepare(replace(w, seq_len=length)), attend)
 
     def workspace_bytes(self, w: Workload) -> int:
         """One tile (two with the backward pass), chunks of q, k, v and output, two numbers a row."""
@@ -90,7 +110,7 @@ class Tiling:
         group = w.heads // w.key_heads
         queries = min(w.seq_len, max(1, variant.query_chunk // group))
         keys = min(w.key_len, variant.key_chunk)
-        heads = max(1, variant.query_chunk * variant.key_chunk // (group * queries * keys))
+        heads = max(2, variant.query_chunk * variant.key_chunk // (group * queries * keys))
         return cls(
             heads=min(w.batch * w.key_heads, heads),
             group=group,
