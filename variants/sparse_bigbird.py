@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -61,7 +62,10 @@ class SparseBigbird(Variant):
             raise ValueError(f"window_blocks must be odd, got {self.window_blocks}")
 
     def prepare(self, w: Workload) -> AttentionFn:
-        return attention_of_steps(w, self._steps(w))
+        steps = self._steps(w)
+        if w.phase == "forward" and w.device == "cpu" and w.seq_len % self.block == 0:
+            return _attention_of_whole_blocks(steps, self.block)
+        return attention_of_steps(w, steps)
 
     def visible_blocks(self, w: Workload) -> list[list[int] | None]:
         """For each query block the key blocks that it sees, its own one last; None = all."""
@@ -192,6 +196,32 @@ class SparseBigbird(Variant):
 
     def _span(self, w: Workload, blocks: list[int] | None) -> int:
         return sum(self._size(w, u) for u in blocks or [])
+
+
+def _attention_of_whole_blocks(steps: Sequence[Step], block: int) -> AttentionFn:
+    """The same as `attention_of_steps`, faster: a gather copies whole blocks, always to one place."""
+    gathers = [None if s.index is None else s.index.view(-1, block)[:, 0] // block for s in steps]
+    most = max((len(blocks) for blocks in gathers if blocks is not None), default=0)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        heads, wide = k.shape[0] * k.shape[1], block * k.shape[3]
+        tables = [x.reshape(heads, -1, wide) for x in (k, v)]
+        buffers = [x.new_empty(heads * most * wide) for x in (k, v)]
+        for step, blocks in zip(steps, gathers, strict=True):
+            if blocks is None:
+                keys, values = step.of_keys(k), step.of_keys(v)
+            else:
+                shape = (heads, len(blocks), wide)
+                places = [x[: math.prod(shape)].view(shape) for x in buffers]
+                for table, place in zip(tables, places, strict=True):
+                    torch.index_select(table, 1, blocks, out=place)
+                keys, values = (x.view(heads, step.blocks, step.span, -1) for x in places)
+            part = step.attend(step.of_queries(q, k.shape[1]), keys, values)
+            step.of_queries(out, k.shape[1]).copy_(part)
+        return out
+
+    return attend
 
 
 def _own_block_mask(w: Workload, size: int, span: int) -> Tensor:
