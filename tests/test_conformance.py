@@ -2,15 +2,26 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 from unittest import SkipTest
 
 import pytest
 import torch
 
 from subquad import conformance as c
-from subquad.contract import Limit, OracleFn, Supports, Variant, Workload, softmax_attention
+from subquad.contract import (
+    PHASES,
+    Cost,
+    Decoder,
+    Limit,
+    OracleFn,
+    Supports,
+    Variant,
+    Workload,
+    softmax_attention,
+)
 from subquad.discover import discover
+from subquad.variants.kv_cache import KvCache
 
 # Each workload costs flex_attention seconds of compilation: it gets the checks that tell most.
 FEW_WORKLOADS = (
@@ -162,12 +173,137 @@ class UnfixedPerformer(Toy):
         return lambda q, k, v, picked: self.faulty(w, q, k, v, self.mask(w, rows))[:, :, picked]
 
 
-def test_the_sound_toy_passes_every_check() -> None:
+@dataclass(frozen=True)
+class Positive(Toy):
+    """Random positive features, exp(x R - |x|^2 / 2); `normed` or without the second term."""
+
+    computes: ClassVar = "different"
+    supports: ClassVar[Supports] = Supports(grouped=False, cross=False)
+    normed: bool = True
+
+    def features(self, x, normed):
+        projection = torch.randn(x.shape[-1], 32, generator=torch.Generator().manual_seed(0))
+        x = x / x.shape[-1] ** 0.25
+        norm = x.square().sum(-1, keepdim=True) / 2 if normed else 0.0
+        return (x @ projection.to(x.dtype) - norm).exp()
+
+    def weighted(self, w, q, k, v, normed, rows):
+        mask = self.mask(w, rows)
+        weights = self.features(q[:, :, rows], normed) @ self.features(k, normed).transpose(-2, -1)
+        weights = weights if mask is None else weights * mask
+        return weights @ v / weights.sum(-1, keepdim=True)
+
+    def prepare(self, w):
+        rows = torch.arange(w.seq_len)
+        return lambda q, k, v: self.weighted(w, q, k, v, self.normed, rows)
+
+    def oracle(self, w: Workload) -> OracleFn:
+        return lambda q, k, v, rows: self.weighted(w, q, k, v, True, rows)
+
+
+@dataclass(frozen=True)
+class StrictlyEarlier(Toy):
+    """Keys before the query's own: the first query sees none, and its answer is zero."""
+
+    computes: ClassVar = "restricted"
+    supports: ClassVar[Supports] = Supports(causal=(True,), cross=False)
+
+    def mask(self, w, rows):
+        return rows[:, None] > torch.arange(w.key_len)
+
+    def visible_pairs(self, w: Workload) -> int:
+        return w.seq_len * (w.seq_len - 1) // 2
+
+
+@dataclass(frozen=True)
+class NanWhereNothingIsSeen(StrictlyEarlier):
+    def faulty(self, w, q, k, v, mask):
+        k, v = (x.repeat_interleave(w.heads // w.key_heads, 1) for x in (k, v))
+        scores = q @ k.transpose(-2, -1) / math.sqrt(w.head_dim)
+        return scores.masked_fill(~mask, -math.inf).softmax(-1) @ v
+
+
+@dataclass(frozen=True)
+class NanGradientWhereNothingIsSeen(NanWhereNothingIsSeen):
+    """The output is mended after the fact, as torch.where does; the gradient goes through NaN."""
+
+    def faulty(self, w, q, k, v, mask):
+        out = super().faulty(w, q, k, v, mask)
+        return torch.where(mask.any(-1)[:, None], out, 0.0)
+
+
+@dataclass(frozen=True)
+class DenseMaskCalledLinear(WindowOneKeyTooMany):
+    """A window as a mask over n x n, with the cost of a window."""
+
+    def cost(self, w: Workload) -> Cost:
+        return replace(super().cost(w), exponent=1.0)
+
+
+@dataclass(frozen=True)
+class PaddingRead(Toy):
+    """Takes a maximum over the memory that the sequence is a part of."""
+
+    def faulty(self, w, q, k, v, mask):
+        whole = k if k._base is None else k._base
+        return softmax_attention(q, k, v, mask) + 0 * whole.amax()
+
+
+@dataclass(frozen=True)
+class Decoding(Toy):
+    """Full attention with a cache of keys; subclasses spoil the cache."""
+
+    supports: ClassVar[Supports] = Supports(phases=PHASES)
+
+    def decoder(self, w: Workload) -> Decoder:
+        return self.cache(w)
+
+    def cache(self, w: Workload, kind: type[KvCache] = KvCache, **kept: int) -> KvCache:
+        return kind(w, lambda n: self.prepare(replace(w, seq_len=n)), softmax_attention, **kept)
+
+
+@dataclass(frozen=True)
+class PositionForgotten(Decoding):
+    def decoder(self, w: Workload) -> Decoder:
+        return self.cache(w, window=max(1, w.seq_len - 1))
+
+
+@dataclass(frozen=True)
+class StateUnderstated(Decoding):
+    def cost(self, w: Workload) -> Cost:
+        cost = super().cost(w)
+        return replace(cost, state_bytes=(cost.state_bytes or 0) // 2)
+
+
+class _Growing(KvCache):
+    """Adds each key to its slot, so that a step taken again adds it again."""
+
+    def start(self) -> tuple[Any, ...]:
+        keys, values, at = super().start()
+        return keys.zero_(), values.zero_(), at
+
+    def step(self, state: Any, q: Any, k: Any, v: Any, **extra: Any) -> Any:
+        return super().step(state, q, k + state[0][:, :, state[2]][:, :, None], v, **extra)
+
+
+@dataclass(frozen=True)
+class StepNotRepeatable(Decoding):
+    def decoder(self, w: Workload) -> Decoder:
+        return self.cache(w, _Growing)
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [Toy(), StrictlyEarlier(), Decoding()],
+    ids=lambda v: type(v).__name__,
+)
+def test_a_sound_toy_passes_every_check(variant: Variant) -> None:
+    skipped = {c.check_limits, c.check_decode, c.check_cross_lengths}
     for check in c.CHECKS:
         try:
-            check(Toy())
+            check(variant)
         except SkipTest:
-            assert check in (c.check_limits, c.check_decode)
+            assert check in skipped
 
 
 @pytest.mark.parametrize(
@@ -186,12 +322,32 @@ def test_the_sound_toy_passes_every_check() -> None:
         (WorkspaceUnderstated(), c.check_workspace),
         (LimitMissed(), c.check_limits),
         (UnfixedPerformer(), c.check_causal_ignores_the_future),
+        (Positive(normed=False), c.check_equals_its_oracle),
+        (NanWhereNothingIsSeen(), c.check_shape_and_dtype),
+        (NanWhereNothingIsSeen(), c.check_equals_its_oracle),
+        (NanGradientWhereNothingIsSeen(), c.check_gradient_equals_its_oracle),
+        (DenseMaskCalledLinear(), c.check_growth),
+        (PaddingRead(), c.check_ragged),
+        (PositionForgotten(), c.check_decode),
+        (StateUnderstated(), c.check_decode),
+        (StepNotRepeatable(), c.check_decode),
     ],
     ids=lambda x: type(x).__name__ if isinstance(x, Variant) else x.__name__,
 )
 def test_a_planted_fault_fails_its_check(variant: Variant, check: c.Check) -> None:
     with pytest.raises(AssertionError):
         check(variant)
+
+
+def test_faults_that_only_one_check_sees_pass_the_others() -> None:
+    """A mended output hides a NaN gradient, and a true step hides the bytes of its state."""
+    c.check_equals_its_oracle(NanGradientWhereNothingIsSeen())
+    c.check_equals_its_oracle(PaddingRead())
+    c.check_equals_its_oracle(Positive(normed=True))
+    with pytest.raises(AssertionError, match=r"cost.state_bytes says \d+, the state holds"):
+        c.check_decode(StateUnderstated())
+    with pytest.raises(AssertionError, match="decoded twice, two answers"):
+        c.check_decode(StepNotRepeatable())
 
 
 def test_a_global_maximum_leaks_when_scaled() -> None:

@@ -16,7 +16,8 @@ LEVELS = {
     "inputs": 1, "settings": 1, "discover": 1, "config": 1, "store": 1, "oracle": 1, "plan": 1.5,
     "probes": 2, "analyze": 2, "ceilings": 2.5,
     "isolate": 3, "report": 3, "environment": 3,
-    "replicate": 3.5, "progress": 3.5, "sweep": 4, "conformance": 4, "cli": 6,
+    "replicate": 3.5, "progress": 3.5, "sweep": 4, "conformance": 4,
+    "templates": 1, "named": 1.5, "scaffold": 1.5, "certificate": 5, "cli": 6,
 }  # fmt: skip
 HEAVY = {
     "hydra": {"config"},

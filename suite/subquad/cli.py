@@ -74,6 +74,26 @@ def _parser() -> argparse.ArgumentParser:
     variants = commands.add_parser("variants", help="list the variants, and what did not load")
     variants.add_argument("--json", action="store_true", help="as JSON")
     variants.set_defaults(command=variants_command)
+    check = commands.add_parser(
+        "check",
+        help="hold variants against what every variant owes, and print a certificate of each",
+        description="Exit code 1 where a check failed or nothing of a variant could be tested here.",
+    )
+    check.add_argument(
+        "variants",
+        nargs="+",
+        metavar="VARIANT",
+        help="a name, module:Class or file.py[:Class]; NAME.PARAMETER=VALUE sets a parameter",
+    )
+    check.add_argument("--json", action="store_true", help="as JSON")
+    check.set_defaults(command=check_command)
+    new = commands.add_parser("new", help="write a variant that runs and passes its check: start there")
+    new.add_argument("name", metavar="NAME", help="<family>_<what>, or <what> with --family")
+    new.add_argument("--family", help="such as local or linear; by itself where NAME begins with one")
+    new.add_argument(
+        "--package", action="store_true", help="a package to install, with test and config"
+    )
+    new.set_defaults(command=new_command)
     export = commands.add_parser("export", help="write one row a cell")
     export.add_argument("run", metavar="RUN", help="a name below results/, or a folder")
     export.add_argument("-o", "--out", type=Path, required=True, help="a .parquet, .csv or .json file")
@@ -177,6 +197,34 @@ def variants_command(arguments: argparse.Namespace) -> int:
         print(json.dumps(catalog.describe(), indent=2))
     else:
         catalog_table(catalog.describe(), Console())
+    return OK
+
+
+def check_command(arguments: argparse.Namespace) -> int:
+    """subquad check VARIANT... [--json]"""
+    from rich.console import Console
+
+    from subquad import certificate, named
+
+    chosen = named.variants(arguments.variants)
+    console, found = Console(), []
+    for variant in chosen:
+        with console.status(variant.name) as status:
+            found.append(certificate.certify(variant, doing=status.update))
+        if not arguments.json:
+            certificate.show(found[-1], console)
+    if arguments.json:
+        about = {"environment": certificate.environment()}
+        print(json.dumps({**about, "certificates": [c.describe() for c in found]}, indent=2))
+    return OK if all(c.verdict == certificate.PASSED for c in found) else FINDINGS
+
+
+def new_command(arguments: argparse.Namespace) -> int:
+    """subquad new NAME [--family FAMILY] [--package]"""
+    from subquad import scaffold
+
+    written = scaffold.new(arguments.name, arguments.family, arguments.package)
+    print("\n".join(written))
     return OK
 
 

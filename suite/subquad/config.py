@@ -10,17 +10,21 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from importlib import metadata
 from typing import Any
 
 import hydra
 import torch
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from subquad.contract import Workload
+from subquad.contract import Variant, Workload
 from subquad.discover import discover
 from subquad.inputs import FAMILIES
 from subquad.settings import PROBES, Hardware, ProbeSettings, Sweep
@@ -31,6 +35,7 @@ AXES = (
     *("dtype", "causal", "phase"),
 )
 OPTIONAL_AXES = ("kv_heads", "kv_len", "fill")
+CONFIGS_GROUP = "subquad.configs"  # entry points; each value is a package that holds YAML files
 TYPES: Mapping[str, type] = {"dtype": str, "phase": str, "causal": bool, "fill": float}
 
 
@@ -98,8 +103,17 @@ def main(overrides: list[str], job: Callable[[Sweep, DictConfig], None]) -> None
         raise failed[0]
 
 
+class PluginConfigs(SearchPathPlugin):
+    """Configurations of installed packages, after our own: `experiment=theirs` finds them."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for entry in metadata.entry_points(group=CONFIGS_GROUP):
+            search_path.append(provider=f"subquad-{entry.name}", path=f"pkg://{entry.value}")
+
+
 def register() -> None:
-    """Tell Hydra every option that is made from a dataclass."""
+    """Tell Hydra where plugins keep their YAML, and every option that is made from a dataclass."""
+    Plugins.instance().register(PluginConfigs)
     store = ConfigStore.instance()
     store.store(name="schema", node=Schema)
     store.store(group="hardware", name="schema", node=_open(Hardware))
@@ -109,6 +123,26 @@ def register() -> None:
         store.store(group="inputs", name=name, node=_open(family), package=f"inputs.{name}")
     for name, settings in PROBES.items():
         store.store(group="probe", name=name, node=_open(settings), package=f"probe.{name}")
+
+
+def configured(cls: type[Variant], params: Mapping[str, str]) -> Variant:
+    """The variant with parameters given as text, read and checked as `subquad run` does.
+
+    Raises:
+        ConfigError: no such parameter, or a value of another type or outside its range.
+    """
+    known = ", ".join(f.name for f in fields(cls))
+    for param in params:
+        if param not in known.split(", "):
+            raise ConfigError(f"{cls.name} has no parameter {param!r}: known are {known or 'none'}")
+    node = _open(cls)
+    try:
+        node.merge_with_dotlist([f"{param}={text}" for param, text in params.items()])
+        return cls(**_plain(node))
+    except OmegaConfBaseException as error:
+        raise ConfigError(_first_line(error)) from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def to_sweep(cfg: DictConfig) -> Sweep:

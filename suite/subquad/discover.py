@@ -63,6 +63,8 @@ class Catalog:
                     "computes": cls.computes,
                     "source": cls.source,
                     "module": cls.__module__,
+                    "causal": list(cls.supports.causal),
+                    "decode": "decode" in cls.supports.phases,
                     "params": {f.name: f.default for f in fields(cls)},
                     "missing": missing_requirements(cls()),
                 }

@@ -1,0 +1,1 @@
+"""Sliding windows with linear distance biases, as a plugin for subquad."""

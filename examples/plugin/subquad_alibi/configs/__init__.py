@@ -1,0 +1,1 @@
+"""Configurations that `subquad run` finds by the entry point group subquad.configs."""

@@ -1,0 +1,1 @@
+"""What `subquad new` copies: variants that run, each renamed to what was asked."""
