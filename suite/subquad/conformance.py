@@ -541,17 +541,20 @@ class _Call:
         self.variant, self.w = variant, w
         inputs, self.extra = draw(variant, w)
         self.weight = draw_weight(w, _all_rows(w))
-        self.leaves = [x.requires_grad_(self.weight is not None) for x in inputs]
+        derives = self.weight is not None
+        self.leaves = [x.requires_grad_(derives) for x in (*inputs, *self.extra.values())]
+        self.inputs = inputs
         self.results: list[Tensor] = []
 
     def prepare(self) -> None:
         self.attend = self.variant.prepare(self.w)
 
     def run(self) -> None:
-        output = self.attend(*self.leaves, **self.extra)
+        output = self.attend(*self.inputs, **self.extra)
         self.results = [output.detach()]
         if self.weight is not None:
-            self.results += torch.autograd.grad(output, self.leaves, self.weight)
+            found = torch.autograd.grad(output, self.leaves, self.weight, allow_unused=True)
+            self.results += [g for g in found if g is not None]
 
 
 def _check_limit(limit: Limit) -> None:
