@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from subquad.contract import (
@@ -22,6 +23,7 @@ from subquad.contract import (
     phase_flops,
     softmax_attention,
 )
+from subquad.variants.blocks import KERNEL_BYTES
 from subquad.variants.full_naive import FullNaive
 
 
@@ -60,13 +62,13 @@ class LowrankLinformer(Variant):
 
     def prepare(self, w: Workload) -> AttentionFn:
         projection = self.draw_projection(w)
-        scale = 1 / math.sqrt(w.head_dim)
         stacked = (w.batch, w.key_heads, -1, w.head_dim)
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = projection @ k, projection @ v  # [B, Hk, R, D]
-            weights = (q.reshape(stacked) * scale @ keys.transpose(-2, -1)).softmax(-1)
-            return (weights @ values).view(w.query_shape)
+            # The fused kernel writes no L x R scores; heads that share keys are rows of one product.
+            out = F.scaled_dot_product_attention(q.reshape(stacked), keys, values)
+            return out.view(w.query_shape)
 
         return attend
 
@@ -80,13 +82,13 @@ class LowrankLinformer(Variant):
         return attend
 
     def workspace_bytes(self, w: Workload) -> int:
-        """Scores and weights over R mixtures, the scaled queries, the mixtures, E itself."""
-        scores = 2 * w.batch * w.heads * w.seq_len * self.rank
-        if w.phase == "forward_backward":
-            scores += scores // 2
-        queries = w.batch * w.heads * w.seq_len * w.head_dim
+        """The mixtures and E itself; with gradients those of the mixtures and of the queries."""
         mixtures = 2 * w.batch * w.key_heads * self.rank * w.head_dim
-        return (scores + queries + mixtures + self.rank * w.key_len) * w.element_bytes
+        queries = 0
+        if w.phase == "forward_backward":
+            mixtures *= 2
+            queries = w.batch * w.heads * w.seq_len * w.head_dim
+        return (mixtures + queries + self.rank * w.key_len) * w.element_bytes + KERNEL_BYTES
 
     def cost(self, w: Workload) -> Cost:
         mix = 4 * w.batch * w.key_heads * self.rank * w.key_len * w.head_dim

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from subquad.contract import (
@@ -21,6 +22,7 @@ from subquad.contract import (
     phase_flops,
     repeat_heads,
 )
+from subquad.variants.blocks import KERNEL_BYTES
 from subquad.variants.full_naive import FullNaive
 
 
@@ -53,23 +55,23 @@ class LowrankNystrom(Variant):
         return min(self.landmarks, w.seq_len, w.key_len)
 
     def prepare(self, w: Workload) -> AttentionFn:
-        m, group = self.segments(w), w.heads // w.key_heads
-        scale = 1 / math.sqrt(w.head_dim)
+        m = self.segments(w)
+        stacked = (w.batch, w.key_heads, -1, w.head_dim)
+        by_group = (w.batch, w.key_heads, w.heads // w.key_heads, m, w.head_dim)
         # Float16 and bfloat16 would lose the small singular values that Z lives on.
         work = torch.promote_types(w.torch_dtype, torch.float32)
         identity = torch.eye(m, dtype=work, device=w.device)
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            q, k, v = q.to(work) * scale, k.to(work), v.to(work)
-            q_means, k_means = segment_means(q, m), segment_means(k, m).transpose(-2, -1)
-            by_group = (w.batch, w.key_heads, group)
-            small = (q_means.view(*by_group, m, -1) @ k_means[:, :, None]).softmax(-1)
+            q, k, v = q.to(work), k.to(work), v.to(work)
+            q_means, k_means = segment_means(q, m), segment_means(k, m)[:, :, None]
+            scaled = q_means.view(by_group) * (1 / math.sqrt(w.head_dim))
+            small = (scaled @ k_means.transpose(-2, -1)).softmax(-1)
             inverse = iterated_inverse(small, identity, self.iterations)  # [B, Hk, G, m, m]
-            rows = q_means.reshape(w.batch, w.key_heads, group * m, -1)
-            summary = (rows @ k.transpose(-2, -1)).softmax(-1) @ v  # [B, Hk, G m, D]
-            values = inverse @ summary.view(*by_group, m, -1)
-            left = (q.view(*by_group, w.seq_len, -1) @ k_means[:, :, None]).softmax(-1)
-            return (left @ values).view(w.query_shape).to(w.torch_dtype)
+            summary = F.scaled_dot_product_attention(q_means.reshape(stacked), k, v)  # [B, Hk, G m, D]
+            values = (inverse @ summary.view(by_group)).flatten(1, 2)  # [B, H, m, D]
+            keys = k_means.expand(by_group).flatten(1, 2)
+            return F.scaled_dot_product_attention(q, keys, values).to(w.torch_dtype)
 
         return attend
 
@@ -89,18 +91,16 @@ class LowrankNystrom(Variant):
         return attend
 
     def workspace_bytes(self, w: Workload) -> int:
-        """Scores and weights of m landmarks against queries and keys, the scaled queries."""
+        """Landmarks, what they read and A and Z, inputs in float32; with gradients every step of Z."""
         m, heads = self.segments(w), w.batch * w.heads
         element = max(4, w.element_bytes)
-        queries = heads * w.seq_len * w.head_dim
-        keys = 2 * w.batch * w.key_heads * w.key_len * w.head_dim if element > w.element_bytes else 0
-        small = heads * m * (8 * m + 2 * w.head_dim)
-        if w.phase == "forward_backward":
-            steps = 7 * self.iterations * heads * m * m  # every product of the iteration is kept
-            scores = heads * m * (w.seq_len + w.key_len + 2 * max(w.seq_len, w.key_len))
-            return (scores + 2 * queries + 2 * keys + small + steps) * element
-        scores = 2 * heads * m * max(w.seq_len, w.key_len)
-        return (scores + queries + keys + small) * element
+        small = heads * m * (4 * m + 4 * w.head_dim)
+        inputs = w.batch * w.head_dim * (w.heads * w.seq_len + 2 * w.key_heads * w.key_len)
+        converted = inputs if w.element_bytes < element else 0
+        if w.phase == "forward":
+            return (small + converted) * element + KERNEL_BYTES
+        steps = 4 * self.iterations * heads * m * m
+        return (small + steps + inputs + 2 * converted) * element + KERNEL_BYTES
 
     def cost(self, w: Workload) -> Cost:
         m, heads = self.segments(w), w.batch * w.heads
@@ -135,9 +135,12 @@ def segment_means(x: Tensor, m: int) -> Tensor:
 
 def iterated_inverse(a: Tensor, identity: Tensor, iterations: int) -> Tensor:
     """Pseudo-inverse [..., m, m] by the third-order iteration of section 3.2."""
+    shape, a = a.shape, a.view(-1, *a.shape[-2:])
     columns, rows = a.abs().sum(-2).amax(-1), a.abs().sum(-1).amax(-1)
     z = a.transpose(-2, -1) / (columns * rows)[..., None, None]
     for _ in range(iterations):
-        az = a @ z
-        z = z @ (13 * identity - az @ (15 * identity - az @ (7 * identity - az))) / 4
-    return z
+        az = torch.bmm(a, z)
+        inner = torch.baddbmm(identity, az, 7 * identity - az, beta=15, alpha=-1)
+        inner = torch.baddbmm(identity, az, inner, beta=13, alpha=-1)
+        z = torch.bmm(z, inner).mul_(0.25)
+    return z.view(shape)

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from subquad.conformance import draw
-from subquad.contract import Workload
+from subquad.contract import Workload, softmax_attention
 from subquad.oracle import relative_error
 from subquad.variants.full_naive import FullNaive
+from subquad.variants.lowrank_inducing import LowrankInducing
 from subquad.variants.lowrank_linformer import LowrankLinformer
 from subquad.variants.lowrank_nystrom import LowrankNystrom, iterated_inverse, segment_means
 
@@ -35,7 +36,7 @@ def test_linformer_rejects_an_unknown_projection() -> None:
 
 def test_causal_is_refused_with_the_reason() -> None:
     w = Workload(1, 1, 8, 4, causal=True)
-    for variant in (LowrankLinformer(), LowrankNystrom()):
+    for variant in (LowrankLinformer(), LowrankNystrom(), LowrankInducing()):
         assert variant.unmet(w) == ["causal=true (has no causal form)"]
 
 
@@ -68,3 +69,22 @@ def test_nystrom_cost_is_linear_in_length() -> None:
         LowrankNystrom().cost(Workload(1, 8, n, 64, causal=False)).flops for n in (65536, 131072)
     )
     assert 1.9 < long / short < 2.0
+
+
+def test_one_inducing_point_gives_every_query_the_same() -> None:
+    (q, k, v), extra = draw(LowrankInducing(1), W)
+    out = LowrankInducing(1).prepare(W)(q, k, v, **extra)
+    expected = softmax_attention(extra["points"].expand(2, -1, -1, -1), k, v)
+    torch.testing.assert_close(out, expected.expand_as(out))
+
+
+def test_inducing_points_are_read_head_by_head() -> None:
+    w = Workload(1, 4, 20, 8, causal=False, kv_heads=2)
+    (q, k, v), extra = draw(LowrankInducing(8), w)
+    attend = LowrankInducing(8).prepare(w)
+    before = attend(q, k, v, **extra)
+    points = extra["points"].clone()
+    points[2] += 1.0
+    after = attend(q, k, v, points=points)
+    changed = (after != before).any(dim=-1).any(dim=-1)[0]
+    assert changed.tolist() == [False, False, True, False]
