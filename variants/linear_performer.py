@@ -25,8 +25,10 @@ from subquad.contract import (
     Workload,
     at_least,
     causal_mask,
+    one_of,
     repeat_heads,
 )
+from subquad.variants.feature_sums import dots, mean_limits
 from subquad.variants.recurrence import (
     Here,
     Recurrence,
@@ -37,21 +39,27 @@ from subquad.variants.recurrence import (
     recurrence_cost,
 )
 
+DRAWS = ("orthogonal", "regularised", "iid")
 
-def draw_directions(features: int, head_dim: int, seed: int) -> Tensor:
-    """Normal directions [F, D] in float64, orthogonal within each block of D.
 
-    Each row alone is standard normal (a uniform direction with a chi-distributed norm), so the
-    estimate of the kernel is unbiased whatever F is.
+def draw_directions(features: int, head_dim: int, seed: int, draw: str = "orthogonal") -> Tensor:
+    """Directions [F, D] in float64: `iid` normal, or orthogonal within each block of D.
+
+    Orthogonal ones are each standard normal too (a uniform direction with a chi-distributed norm), so
+    the estimate of the kernel is unbiased whatever F is. Regularised ones have all the norm sqrt(D):
+    biased for a small D, with less variance.
     """
     generator = torch.Generator().manual_seed(seed)
+    if draw == "iid":
+        return torch.randn(features, head_dim, generator=generator, dtype=torch.float64)
     blocks = -(-features // head_dim)
     normal = torch.randn(blocks, head_dim, head_dim, generator=generator, dtype=torch.float64)
     basis, upper = torch.linalg.qr(normal)
     basis = basis * upper.diagonal(dim1=-2, dim2=-1).sign()[:, None]  # QR alone is not uniform
-    norms = torch.randn(blocks, head_dim, head_dim, generator=generator, dtype=torch.float64).norm(
-        dim=-1
-    )
+    if draw == "regularised":
+        norms = torch.full((blocks, head_dim), math.sqrt(head_dim), dtype=torch.float64)
+    else:
+        norms = torch.randn(normal.shape, generator=generator, dtype=torch.float64).norm(dim=-1)
     rows: Tensor = (basis.transpose(-2, -1) * norms[..., None]).flatten(0, 1)
     return rows[:features]
 
@@ -77,7 +85,7 @@ class _Favor(Recurrence):
     def start(self, v: Tensor) -> State:
         heads, _, dim = v.shape
         features = len(self.directions)
-        sums = v.new_zeros(heads, features, dim), v.new_zeros(heads, features, 1)
+        sums = v.new_zeros(heads, features, dim), v.new_zeros(heads, 1, features)
         return *sums, v.new_full((heads, 1, 1), -math.inf)
 
     def absorb(self, state: State, k: Tensor, v: Tensor, here: Here) -> State:
@@ -90,16 +98,15 @@ class _Favor(Recurrence):
         """The state with features [B Hk, C, F] that are scaled by exp(-after), as it will be."""
         values, weights, before = state
         kept = (before.detach() - after).exp()
-        features = features.transpose(1, 2)
         return (
-            torch.baddbmm(values * kept, features, v),
-            weights * kept + features.sum(2, keepdim=True),
+            torch.baddbmm(values * kept, features.transpose(1, 2), v),
+            weights * kept + features.sum(1, keepdim=True),
             after,
         )
 
     def read(self, state: State, q: Tensor, here: Here) -> Tensor:
         features = self._query_features(q)
-        return torch.bmm(features, state[0]) / torch.bmm(features, state[1])
+        return torch.bmm(features, state[0]) / dots(features, state[1])
 
     def step(self, state: State, q: Tensor, k: Tensor, v: Tensor, here: Here) -> tuple[Tensor, State]:
         values, weights, before = state
@@ -115,7 +122,7 @@ class _Favor(Recurrence):
         own = torch.unflatten(torch.bmm(queries, keys.transpose(1, 2)), 1, (-1, size))
         own = (own * factors[:, None]).flatten(1, 2)  # [B Hk, G C, C]
         past = queries * (before - reached).exp().repeat(1, q.shape[1] // size, 1)
-        total = torch.baddbmm(own.sum(2, keepdim=True), past, weights)
+        total = own.sum(2, keepdim=True) + dots(past, weights)
         out = torch.baddbmm(torch.bmm(own, v), past, values) / total
         after = reached[:, -1:]
         return out, self._add(state, keys * (largest - after).exp(), v, after)
@@ -133,9 +140,10 @@ class _Favor(Recurrence):
 class LinearPerformer(Variant):
     """FAVOR+: out_i = sum_j phi(q_i).phi(k_j) v_j / sum_j phi(q_i).phi(k_j), j <= i when causal.
 
-    phi(x) = exp(w.x̂ - |x̂|²/2) / sqrt(F) for F = `features` directions w drawn from `seed` (normal,
-    orthogonal within blocks of D), x̂ = x / D^(1/4): phi(q).phi(k) is an unbiased estimate of
-    exp(q.k / sqrt(D)). Computed in float32 (float64 for float64) in chunks of `chunk` positions.
+    phi(x) = exp(w.x̂ - |x̂|²/2) / sqrt(F) for F = `features` directions w drawn from `seed`,
+    x̂ = x / D^(1/4): phi(q).phi(k) is an estimate of exp(q.k / sqrt(D)). `draw` says how: normal and
+    orthogonal within blocks of D, the same with the norm sqrt(D) (regularised), or normal and
+    independent (iid). Computed in float32 (float64 for float64) in chunks of `chunk` positions.
     """
 
     name: ClassVar[str] = "linear_performer"
@@ -148,8 +156,10 @@ class LinearPerformer(Variant):
     features: int = 256
     seed: int = 0
     chunk: int = 128
+    draw: str = "orthogonal"
 
     def __post_init__(self) -> None:
+        one_of("draw", self.draw, DRAWS)
         at_least("features", self.features, 1)
         at_least("chunk", self.chunk, 1)
 
@@ -160,12 +170,14 @@ class LinearPerformer(Variant):
         return RecurrentDecoder(w, self._recurrence(w), self.chunk)
 
     def _recurrence(self, w: Workload) -> _Favor:
-        directions = draw_directions(self.features, w.head_dim, self.seed) * w.head_dim**-0.25
         dtype = torch.promote_types(w.torch_dtype, torch.float32)
-        return _Favor(directions.to(w.device, dtype))
+        return _Favor((self._directions(w) * w.head_dim**-0.25).to(w.device, dtype))
+
+    def _directions(self, w: Workload) -> Tensor:
+        return draw_directions(self.features, w.head_dim, self.seed, self.draw)
 
     def oracle(self, w: Workload) -> OracleFn:
-        directions = draw_directions(self.features, w.head_dim, self.seed)
+        directions = self._directions(w)
 
         def attend(q: Tensor, k: Tensor, v: Tensor, rows: Tensor) -> Tensor:
             drawn = directions.to(q)
@@ -193,13 +205,4 @@ class LinearPerformer(Variant):
         return replace(found, state_bytes=found.state_bytes + largest)
 
     def limits(self) -> list[Limit]:
-        from subquad.variants.full_naive import FullNaive
-
-        return [
-            # All keys alike, and one key only: any normalised attention is the mean of the values.
-            *(
-                Limit(self, FullNaive(), Workload(2, 2, 150, 16, c), key_scale=0.0)
-                for c in (False, True)
-            ),
-            *(Limit(self, FullNaive(), Workload(2, 2, 1, 16, c)) for c in (False, True)),
-        ]
+        return mean_limits(self)
