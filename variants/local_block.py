@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from subquad.contract import (
+    PHASES,
     AttentionFn,
     Computes,
     Cost,
+    Decoder,
     Limit,
     Supports,
     Variant,
@@ -22,10 +26,44 @@ from subquad.contract import (
 from subquad.variants.blocks import (
     Step,
     attention_of_steps,
+    blocks_in_place,
     blocks_per_step,
     merged,
     steps_bytes,
+    steps_in_place_bytes,
 )
+from subquad.variants.kv_cache import KvCache
+
+
+class PartCache(KvCache):
+    """A cache of which a query sees a part, the slots `visible(position)`."""
+
+    @abstractmethod
+    def visible(self, position: int) -> slice:
+        """The slots that the query at `position` sees, its own among them."""
+
+    def step(
+        self, state: tuple[Any, ...], q: Tensor, k: Tensor, v: Tensor, **extra: Tensor
+    ) -> tuple[Tensor, tuple[Any, ...]]:
+        keys, values, at = state
+        slot, seen = self.slot(at), self.visible(at)
+        keys[:, :, slot] = k[:, :, 0]
+        values[:, :, slot] = v[:, :, 0]
+        out = self.attend(q, keys[:, :, seen], values[:, :, seen], **extra)
+        return out, (keys, values, at + 1)
+
+
+class _BlockCache(PartCache):
+    """The block of the newest position; the next block takes its place."""
+
+    def slot(self, position: int) -> int:
+        return position % self.slots
+
+    def visible(self, position: int) -> slice:
+        return slice(0, self.slot(position) + 1)
+
+    def _oldest(self, length: int) -> int:
+        return (length - 1) // self.slots * self.slots
 
 
 @dataclass(frozen=True)
@@ -39,7 +77,7 @@ class LocalBlock(Variant):
     family: ClassVar[str] = "local"
     computes: ClassVar[Computes] = "restricted"
     source: ClassVar[str] = "Qiu et al. 2020, Blockwise self-attention, arXiv 1911.02972, section 3.1"
-    supports: ClassVar[Supports] = Supports(cross=False)
+    supports: ClassVar[Supports] = Supports(phases=PHASES, cross=False)
 
     block: int = 128
 
@@ -53,7 +91,18 @@ class LocalBlock(Variant):
             Step(start, 1, size, start, size, causal=w.causal)
             for start, size in zip(starts, sizes, strict=True)
         ]
-        return attention_of_steps(w, merged(steps, blocks_per_step(w, self.block)))
+        limit = blocks_per_step(w, self.block)
+        if not w.causal:
+            limit = blocks_in_place(w, self.block, self.block)
+        return attention_of_steps(w, merged(steps, limit))
+
+    def decoder(self, w: Workload) -> Decoder:
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(q, k, v, enable_gqa=w.kv_heads is not None)
+
+        return _BlockCache(
+            w, lambda length: self.prepare(replace(w, seq_len=length)), attend, window=self.block
+        )
 
     def mask(self, w: Workload, rows: Tensor) -> Tensor:
         keys = torch.arange(w.key_len, device=rows.device)
@@ -67,8 +116,11 @@ class LocalBlock(Variant):
         return whole * self.block**2 + rest**2
 
     def workspace_bytes(self, w: Workload) -> int:
+        if not w.causal:
+            rows = min(self.block, w.seq_len)
+            return steps_in_place_bytes(w, rows, rows)
         rows = min(w.seq_len, self.block * blocks_per_step(w, self.block))
-        copied = w.phase != "forward" or (w.causal and w.kv_heads is not None)
+        copied = w.phase != "forward" or w.kv_heads is not None
         return steps_bytes(w, rows, rows if copied else 0)
 
     def cost(self, w: Workload) -> Cost:

@@ -29,9 +29,9 @@ from subquad.variants.blocks import (
     ROWS,
     Step,
     attention_of_steps,
-    blocks_per_step,
+    blocks_in_place,
     merged,
-    steps_bytes,
+    steps_in_place_bytes,
 )
 from subquad.variants.kv_cache import KvCache
 
@@ -60,7 +60,7 @@ class LocalWindow(Variant):
         return min(before, w.seq_len - 1), min(after, w.seq_len - 1)
 
     def prepare(self, w: Workload) -> AttentionFn:
-        return attention_of_steps(w, self._steps(w))
+        return attention_of_steps(w, self.steps(w))
 
     def decoder(self, w: Workload) -> Decoder:
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -81,11 +81,7 @@ class LocalWindow(Variant):
         return w.seq_len * (before + 1 + after) - cut
 
     def workspace_bytes(self, w: Workload) -> int:
-        rows = min(w.seq_len, ROWS * blocks_per_step(w, ROWS))
-        before, after = self.reach(w)
-        # Only with gradients do the overlapping keys become tensors of their own.
-        keys = 0 if w.phase == "forward" else (rows // ROWS + 1) * (before + ROWS + after)
-        return steps_bytes(w, rows, min(keys, 4 * w.seq_len))
+        return steps_in_place_bytes(w, min(ROWS, w.seq_len), self._span(w))
 
     def cost(self, w: Workload) -> Cost:
         kept = min(self.window, w.seq_len) if w.causal else w.key_len
@@ -100,7 +96,8 @@ class LocalWindow(Variant):
             for n, window, causal in ((150, 150, True), (150, 1000, True), (150, 300, False))
         ]
 
-    def _steps(self, w: Workload) -> list[Step]:
+    def steps(self, w: Workload) -> list[Step]:
+        """Steps that cover every query row of `w` once."""
         n, group = w.seq_len, w.heads // w.key_heads
         before, after = self.reach(w)
         left = min(-(-before // 16) * 16, n)  # aligned, at the price of a few masked keys
@@ -121,4 +118,9 @@ class LocalWindow(Variant):
             else:
                 mask = inside[:, columns]
             steps.append(Step(start, 1, size, low, high - low, mask))
-        return merged(steps, blocks_per_step(w, ROWS))
+        return merged(steps, blocks_in_place(w, ROWS, self._span(w)))
+
+    def _span(self, w: Workload) -> int:
+        """The most keys that a block meets."""
+        before, after = self.reach(w)
+        return min(w.seq_len, -(-before // 16) * 16 + ROWS + after)
