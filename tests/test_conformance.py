@@ -21,7 +21,7 @@ from subquad.contract import (
     softmax_attention,
 )
 from subquad.discover import discover
-from subquad.variants.kv_cache import KvCache
+from subquad.variants.engines.kv_cache import KvCache
 
 # Each workload costs flex_attention seconds of compilation: it gets the checks that tell most.
 FEW_WORKLOADS = (

@@ -59,7 +59,7 @@ def test_the_example_is_listed_and_composed_where_installed_and_gone_without(tmp
     assert "local_alibi:\n    window: 128" in composed.stdout
     gone = subquad("run", "experiment=alibi", cwd=tmp_path)
     assert gone.returncode == 2
-    assert gone.stderr.startswith("subquad: unknown experiment 'alibi': known are decode")
+    assert gone.stderr.startswith("subquad: unknown experiment 'alibi': known are catalog, decode")
 
 
 @pytest.mark.slow

@@ -19,8 +19,8 @@ from subquad.contract import (
     Workload,
     at_least,
 )
+from subquad.variants.engines.kv_cache import KvCache
 from subquad.variants.full_naive import FullNaive
-from subquad.variants.kv_cache import KvCache
 
 
 @dataclass(frozen=True)

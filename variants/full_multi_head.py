@@ -27,7 +27,12 @@ from subquad.contract import (
     phase_flops,
     softmax_attention,
 )
-from subquad.variants.query_chunks import ProjectedCache, QueryChunks, chunks_bytes, softmax_form
+from subquad.variants.engines.query_chunks import (
+    ProjectedCache,
+    QueryChunks,
+    chunks_bytes,
+    softmax_form,
+)
 
 
 def project(x: Tensor, weight: Tensor) -> Tensor:

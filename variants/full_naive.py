@@ -17,7 +17,7 @@ from subquad.contract import (
     Workload,
     causal_mask,
 )
-from subquad.variants.kv_cache import KvCache
+from subquad.variants.engines.kv_cache import KvCache
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from subquad.contract import (
     Workload,
     at_least,
 )
+from subquad.variants.engines.query_chunks import QueryChunks, cached, chunks_bytes, softmax_form
 from subquad.variants.full_naive import FullNaive
-from subquad.variants.query_chunks import QueryChunks, cached, chunks_bytes, softmax_form
 
 
 @dataclass(frozen=True)

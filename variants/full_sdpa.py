@@ -22,8 +22,8 @@ from subquad.contract import (
     Workload,
     causal_mask,
 )
+from subquad.variants.engines.kv_cache import KvCache
 from subquad.variants.full_naive import FullNaive
-from subquad.variants.kv_cache import KvCache
 
 
 def lower_right_bias(w: Workload) -> Tensor | None:

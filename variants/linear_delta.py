@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from subquad.contract import Limit, OracleFn, TensorSpec, Workload
+from subquad.variants.engines.recurrence import Here, Recurrence, State
 from subquad.variants.linear_retention import (
     Decays,
     FadingVariant,
@@ -20,7 +21,6 @@ from subquad.variants.linear_retention import (
     position_by_position,
     scaled,
 )
-from subquad.variants.recurrence import Here, Recurrence, State
 
 
 def unit(k: Tensor) -> Tensor:

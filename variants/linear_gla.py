@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from subquad.contract import Limit, OracleFn, TensorSpec, Workload
+from subquad.variants.engines.recurrence import Here, Recurrence, State
 from subquad.variants.linear_retention import (
     FadingVariant,
     causal_workloads,
@@ -21,7 +22,6 @@ from subquad.variants.linear_retention import (
     position_by_position,
     scaled,
 )
-from subquad.variants.recurrence import Here, Recurrence, State
 
 
 class _Gla(Recurrence):

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from subquad.contract import Computes, Limit, TensorSpec, Workload
-from subquad.variants.feature_sums import FeatureMap, FeatureSums, mean_limits
-from subquad.variants.recurrence import Here
+from subquad.variants.engines.feature_sums import FeatureMap, FeatureSums, mean_limits
+from subquad.variants.engines.recurrence import Here
 
 
 def phi(x: Tensor, matrices: Tensor) -> Tensor:

@@ -20,13 +20,13 @@ from subquad.contract import (
     causal_mask,
     repeat_heads,
 )
+from subquad.variants.engines.recurrence import Here, Recurrence
 from subquad.variants.linear_retention import (
     Decays,
     FadingState,
     FadingVariant,
     causal_workloads,
 )
-from subquad.variants.recurrence import Here, Recurrence
 
 
 class _Mamba2(FadingState):

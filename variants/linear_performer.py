@@ -28,8 +28,8 @@ from subquad.contract import (
     one_of,
     repeat_heads,
 )
-from subquad.variants.feature_sums import dots, mean_limits
-from subquad.variants.recurrence import (
+from subquad.variants.engines.feature_sums import dots, mean_limits
+from subquad.variants.engines.recurrence import (
     Here,
     Recurrence,
     RecurrentDecoder,

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from subquad.contract import Computes, Limit, Workload, at_least
-from subquad.variants.feature_sums import FeatureMap, FeatureSums, mean_limits
+from subquad.variants.engines.feature_sums import FeatureMap, FeatureSums, mean_limits
+from subquad.variants.engines.recurrence import Here
 from subquad.variants.linear_performer import draw_directions
-from subquad.variants.recurrence import Here
 
 SHORTEST = 1e-6  # a vector below this length is divided by it: the zero vector stays zero
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, bmm
 
 from subquad.contract import Computes, Limit, Workload, at_least
-from subquad.variants.feature_sums import FeatureMap, FeatureSums, divided, dots, mean_limits
-from subquad.variants.recurrence import Here, State
+from subquad.variants.engines.feature_sums import FeatureMap, FeatureSums, divided, dots, mean_limits
+from subquad.variants.engines.recurrence import Here, State
 
 
 def series(s: Tensor) -> Tensor:

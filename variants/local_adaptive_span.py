@@ -31,7 +31,7 @@ from subquad.contract import (
     phase_flops,
     repeat_heads,
 )
-from subquad.variants.blocks import ROWS, Step
+from subquad.variants.engines.blocks import ROWS, Step
 from subquad.variants.local_window import LocalWindow
 
 CPU_SCORES = 2**18  # scores of one step: they stay in the cache

@@ -23,7 +23,7 @@ from subquad.contract import (
     at_least,
     causal_mask,
 )
-from subquad.variants.blocks import (
+from subquad.variants.engines.blocks import (
     Step,
     attention_of_steps,
     blocks_in_place,
@@ -32,7 +32,7 @@ from subquad.variants.blocks import (
     steps_bytes,
     steps_in_place_bytes,
 )
-from subquad.variants.kv_cache import KvCache
+from subquad.variants.engines.kv_cache import KvCache
 
 
 class PartCache(KvCache):

@@ -25,7 +25,7 @@ from subquad.contract import (
     Workload,
     at_least,
 )
-from subquad.variants.blocks import attention_of_parts
+from subquad.variants.engines.blocks import attention_of_parts
 from subquad.variants.local_block import PartCache
 from subquad.variants.local_window import LocalWindow
 

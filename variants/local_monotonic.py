@@ -25,7 +25,7 @@ from subquad.contract import (
     at_least,
     causal_mask,
 )
-from subquad.variants.blocks import ROWS, Step, attention_of_steps, steps_bytes
+from subquad.variants.engines.blocks import ROWS, Step, attention_of_steps, steps_bytes
 from subquad.variants.local_window import LocalWindow
 
 

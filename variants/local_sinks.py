@@ -26,8 +26,8 @@ from subquad.contract import (
     at_least,
     causal_mask,
 )
-from subquad.variants.blocks import ROWS, Step, attention_of_steps, blocks_per_step, steps_bytes
-from subquad.variants.kv_cache import KvCache
+from subquad.variants.engines.blocks import ROWS, Step, attention_of_steps, blocks_per_step, steps_bytes
+from subquad.variants.engines.kv_cache import KvCache
 from subquad.variants.local_window import LocalWindow
 
 

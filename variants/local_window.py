@@ -25,7 +25,7 @@ from subquad.contract import (
     Workload,
     at_least,
 )
-from subquad.variants.blocks import (
+from subquad.variants.engines.blocks import (
     ROWS,
     Step,
     attention_of_steps,
@@ -33,7 +33,7 @@ from subquad.variants.blocks import (
     merged,
     steps_in_place_bytes,
 )
-from subquad.variants.kv_cache import KvCache
+from subquad.variants.engines.kv_cache import KvCache
 
 
 @dataclass(frozen=True)

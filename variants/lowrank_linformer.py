@@ -23,7 +23,7 @@ from subquad.contract import (
     phase_flops,
     softmax_attention,
 )
-from subquad.variants.blocks import KERNEL_BYTES
+from subquad.variants.engines.blocks import KERNEL_BYTES
 from subquad.variants.full_naive import FullNaive
 
 

@@ -22,7 +22,7 @@ from subquad.contract import (
     phase_flops,
     repeat_heads,
 )
-from subquad.variants.blocks import KERNEL_BYTES
+from subquad.variants.engines.blocks import KERNEL_BYTES
 from subquad.variants.full_naive import FullNaive
 
 

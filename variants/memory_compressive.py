@@ -28,7 +28,7 @@ from subquad.contract import (
     phase_flops,
     softmax_attention,
 )
-from subquad.variants.blocks import Step, attention_of_steps, blocks_per_step, steps_bytes
+from subquad.variants.engines.blocks import Step, attention_of_steps, blocks_per_step, steps_bytes
 
 
 @dataclass(frozen=True)

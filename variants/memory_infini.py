@@ -34,8 +34,8 @@ from subquad.contract import (
     repeat_heads,
     softmax_attention,
 )
+from subquad.variants.engines.recurrence import Here, Recurrence, State, attention_of_recurrence
 from subquad.variants.linear_elu import phi
-from subquad.variants.recurrence import Here, Recurrence, State, attention_of_recurrence
 
 
 class _Infini(Recurrence):

@@ -28,7 +28,7 @@ from subquad.contract import (
     phase_flops,
     repeat_heads,
 )
-from subquad.variants.query_chunks import (
+from subquad.variants.engines.query_chunks import (
     Chunk,
     ProjectedCache,
     QueryChunks,

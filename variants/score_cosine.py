@@ -24,7 +24,12 @@ from subquad.contract import (
     at_least,
     softmax_attention,
 )
-from subquad.variants.query_chunks import ProjectedCache, QueryChunks, chunks_bytes, softmax_form
+from subquad.variants.engines.query_chunks import (
+    ProjectedCache,
+    QueryChunks,
+    chunks_bytes,
+    softmax_form,
+)
 
 TINY = 1e-6  # a vector shorter than this is divided by it: no direction can be read from it
 

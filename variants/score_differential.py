@@ -23,7 +23,7 @@ from subquad.contract import (
     phase_flops,
     softmax_attention,
 )
-from subquad.variants.query_chunks import QueryChunks, chunks_bytes, softmax_form
+from subquad.variants.engines.query_chunks import QueryChunks, chunks_bytes, softmax_form
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from subquad.contract import (
     at_least,
     softmax_attention,
 )
-from subquad.variants.query_chunks import QueryChunks, cached, chunks_bytes, softmax_form
+from subquad.variants.engines.query_chunks import QueryChunks, cached, chunks_bytes, softmax_form
 
 
 @dataclass(frozen=True)

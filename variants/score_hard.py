@@ -23,7 +23,7 @@ from subquad.contract import (
     one_of,
     repeat_heads,
 )
-from subquad.variants.query_chunks import Chunk, Form, QueryChunks, chunks_bytes
+from subquad.variants.engines.query_chunks import Chunk, Form, QueryChunks, chunks_bytes
 
 GRADIENTS = ("straight_through", "reinforce")
 LOW_32 = 0xFFFFFFFF

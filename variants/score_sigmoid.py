@@ -18,7 +18,7 @@ from subquad.contract import (
     at_least,
     repeat_heads,
 )
-from subquad.variants.query_chunks import Chunk, Form, QueryChunks, cached, chunks_bytes
+from subquad.variants.engines.query_chunks import Chunk, Form, QueryChunks, cached, chunks_bytes
 
 
 def sigmoid_form(bias: float) -> Form:

@@ -25,7 +25,7 @@ from subquad.contract import (
     at_least,
     repeat_heads,
 )
-from subquad.variants.query_chunks import Chunk, QueryChunks, cached, chunks_bytes, per_head
+from subquad.variants.engines.query_chunks import Chunk, QueryChunks, cached, chunks_bytes, per_head
 
 
 def sink_form(c: Chunk) -> Tensor:

@@ -25,7 +25,7 @@ from subquad.contract import (
     at_least,
     causal_mask,
 )
-from subquad.variants.blocks import Step, attention_of_steps, steps_bytes
+from subquad.variants.engines.blocks import Step, attention_of_steps, steps_bytes
 
 CPU_GATHER = 2**19  # keys times head_dim (over all heads) gathered by a step: it stays in the cache
 CUDA_GATHER = 2**25

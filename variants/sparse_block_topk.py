@@ -27,7 +27,7 @@ from subquad.contract import (
     repeat_heads,
     softmax_attention,
 )
-from subquad.variants.selected_blocks import (
+from subquad.variants.engines.selected_blocks import (
     Blocks,
     selected_attention,
     selected_bytes,

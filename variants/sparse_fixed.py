@@ -26,7 +26,7 @@ from subquad.contract import (
     Workload,
     at_least,
 )
-from subquad.variants.blocks import KERNEL_BYTES
+from subquad.variants.engines.blocks import KERNEL_BYTES
 
 ROWS = 128  # of a causal piece: a larger block is cut, so that its mask does not grow with l * l
 

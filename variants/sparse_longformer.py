@@ -27,7 +27,7 @@ from subquad.contract import (
     Workload,
     at_least,
 )
-from subquad.variants.blocks import (
+from subquad.variants.engines.blocks import (
     ROWS,
     Step,
     attention_of_steps,
@@ -35,7 +35,7 @@ from subquad.variants.blocks import (
     merged,
     steps_bytes,
 )
-from subquad.variants.kv_cache import KvCache
+from subquad.variants.engines.kv_cache import KvCache
 
 CPU_GATHER = 2**19  # keys times head_dim (over all heads) gathered by a step: it stays in the cache
 CUDA_GATHER = 2**25

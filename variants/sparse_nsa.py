@@ -31,8 +31,7 @@ from subquad.contract import (
     repeat_heads,
     softmax_attention,
 )
-from subquad.variants.local_window import LocalWindow
-from subquad.variants.selected_blocks import (
+from subquad.variants.engines.selected_blocks import (
     Blocks,
     selected_attention,
     selected_bytes,
@@ -40,6 +39,7 @@ from subquad.variants.selected_blocks import (
     top_blocks,
     visible_keys,
 )
+from subquad.variants.local_window import LocalWindow
 
 ROWS = 512  # query rows that meet the compressed keys at once
 

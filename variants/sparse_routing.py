@@ -30,7 +30,7 @@ from subquad.contract import (
     repeat_heads,
     softmax_attention,
 )
-from subquad.variants.selected_blocks import add_at, top
+from subquad.variants.engines.selected_blocks import add_at, top
 
 CPU_GATHER = 2**20  # numbers that are gathered at once where no gradient keeps them
 CUDA_GATHER = 2**26

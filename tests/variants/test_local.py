@@ -9,8 +9,8 @@ from torch.autograd.profiler import profile
 from subquad import answer
 from subquad.contract import Variant, Workload
 from subquad.discover import missing_requirements
-from subquad.variants import blocks
-from subquad.variants.blocks import ROWS, Step, attention_of_steps, merged
+from subquad.variants.engines import blocks
+from subquad.variants.engines.blocks import ROWS, Step, attention_of_steps, merged
 from subquad.variants.local_adaptive_span import LocalAdaptiveSpan
 from subquad.variants.local_block import LocalBlock
 from subquad.variants.local_dilated import LocalDilated

@@ -19,8 +19,8 @@ from subquad.conformance import (
 from subquad.contract import Variant, Workload, softmax_attention
 from subquad.oracle import relative_error
 from subquad.probes.memory import allocator_peak
+from subquad.variants.engines.query_chunks import cut
 from subquad.variants.full_naive import FullNaive
-from subquad.variants.query_chunks import cut
 from subquad.variants.score_additive import ScoreAdditive
 from subquad.variants.score_cosine import ScoreCosine
 from subquad.variants.score_differential import ScoreDifferential

@@ -10,7 +10,7 @@ from torch import Tensor
 from subquad.conformance import assert_gate, draw
 from subquad.contract import Variant, Workload, softmax_attention
 from subquad.oracle import relative_error
-from subquad.variants.selected_blocks import Blocks, Tiles, selected_pairs, top, top_blocks
+from subquad.variants.engines.selected_blocks import Blocks, Tiles, selected_pairs, top, top_blocks
 from subquad.variants.sparse_block_topk import SparseBlockTopk, block_means, choose
 from subquad.variants.sparse_nsa import SparseNsa, compress, importance
 from subquad.variants.sparse_routing import SparseRouting, route
@@ -157,8 +157,8 @@ def test_heads_in_turns_and_heads_at_once_agree(monkeypatch: pytest.MonkeyPatch)
     variant = SparseBlockTopk(8, 3)
     inputs, _ = draw(variant, w)
     at_once = variant.prepare(w)(*inputs)
-    monkeypatch.setattr("subquad.variants.selected_blocks.CPU_PARTS", 1)
-    monkeypatch.setattr("subquad.variants.selected_blocks.CPU_SCORES", 1)
+    monkeypatch.setattr("subquad.variants.engines.selected_blocks.CPU_PARTS", 1)
+    monkeypatch.setattr("subquad.variants.engines.selected_blocks.CPU_SCORES", 1)
     torch.testing.assert_close(variant.prepare(w)(*inputs), at_once)
 
 

@@ -11,7 +11,6 @@ from rich.text import Text
 
 from subquad import units
 
-
 WIDE = 150  # columns from which a source fits beside the rest
 
 

@@ -30,7 +30,7 @@ from subquad.contract import (
     phase_flops,
     repeat_heads,
 )
-from subquad.variants.recurrence import (
+from subquad.variants.engines.recurrence import (
     Here,
     Recurrence,
     RecurrentDecoder,

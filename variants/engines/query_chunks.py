@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from subquad.contract import Decoder, Workload
-from subquad.variants.kv_cache import KvCache
+from subquad.variants.engines.kv_cache import KvCache
 
 CUDA_FACTOR = 32  # here a step is a launch, so there should be few
 
