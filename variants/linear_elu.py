@@ -20,6 +20,8 @@ def phi(x: Tensor) -> Tensor:
 
 
 class _Elu(FeatureSums):
+    positive = True
+
     def queries(self, q: Tensor, here: Here) -> Tensor:
         return phi(q)
 

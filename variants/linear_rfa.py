@@ -26,6 +26,8 @@ def phi(x: Tensor, directions: Tensor) -> Tensor:
 
 
 class _Waves(FeatureSums):
+    block = None
+
     def __init__(self, directions: Tensor) -> None:
         self.directions = directions
 
@@ -59,6 +61,7 @@ class LinearRfa(FeatureMap):
 
     stretch: ClassVar[int] = 1  # many features: a longer chunk leaves the cache
 
+    chunk: int = 128
     features: int = 256
     sigma: float = 1.0
     seed: int = 0

@@ -30,6 +30,8 @@ class _Taylor(FeatureSums):
     different ones counts twice in the series, with the factor 1/2.
     """
 
+    block = None
+
     def __init__(self, w: Workload) -> None:
         alike = torch.arange(w.head_dim + 1, device=w.device).expand(2, -1)
         pairs = torch.triu_indices(w.head_dim + 1, w.head_dim + 1, offset=1, device=w.device)

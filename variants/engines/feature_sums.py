@@ -42,10 +42,15 @@ from subquad.variants.engines.recurrence import (
 class FeatureSums(Recurrence):
     """State: the sum of phi(k) v^T, [N, F, D], and where weights are normalised of phi(k), [N, 1, F].
 
-    A query whose weights sum to zero gives zeros.
+    A query whose weights sum to zero gives zeros; where they are `positive` there is none.
+
+    A chunk is taken in blocks of `block` keys, where that divides it: fewer scores, and the states
+    between blocks come from products of all blocks at once. None: many features, or `own` is another.
     """
 
     normalised: ClassVar[bool] = True
+    positive: ClassVar[bool] = False
+    block: ClassVar[int | None] = 64
 
     def width(self, dim: int) -> int:
         """F for heads of `dim`."""
@@ -74,15 +79,61 @@ class FeatureSums(Recurrence):
 
     def read(self, state: State, q: Tensor, here: Here) -> Tensor:
         queries = self.queries(q, here)
-        return divided(bmm(queries, state[0]), *(dots(queries, x) for x in state[1:]))
+        return self._divided(bmm(queries, state[0]), [dots(queries, x) for x in state[1:]], here)
 
     def step(self, state: State, q: Tensor, k: Tensor, v: Tensor, here: Here) -> tuple[Tensor, State]:
         queries, keys = self.queries(q, here), self.keys(k, here)
+        if self.blocks(k.shape[1]) > 1:
+            return self._blocks(state, queries, keys, v, here)
         own = self.own(q, k, queries, keys)
         own = torch.unflatten(own, 1, (-1, k.shape[1])).tril_().flatten(1, 2)  # of each of the G heads
         out = bmm(own, v).baddbmm_(queries, state[0])
-        totals = (own.sum(2, keepdim=True) + dots(queries, x) for x in state[1:])
-        return divided(out, *totals), self._add(state, keys, v)
+        totals = [own.sum(2, keepdim=True) + dots(queries, x) for x in state[1:]]
+        return self._divided(out, totals, here), self._add(state, keys, v)
+
+    def blocks(self, size: int) -> int:
+        """In how many blocks a chunk of `size` positions is taken."""
+        return 1 if self.block is None or size % self.block else size // self.block
+
+    def _blocks(
+        self, state: State, queries: Tensor, keys: Tensor, v: Tensor, here: Here
+    ) -> tuple[Tensor, State]:
+        """`step` of M blocks at once: [N, M, ...] is block by block, [N * M, ...] for the products."""
+        shape, count = v.shape, self.blocks(v.shape[1])
+        size = shape[1] // count
+        # [N, G * C, F] to [N * M, G * size, F]: the rows of all G heads stand together in a block.
+        grouped = queries.view(shape[0], -1, count, size, queries.shape[2]).transpose(1, 2)
+        q = grouped.reshape(shape[0] * count, -1, queries.shape[2])
+        k, v = (x.reshape(shape[0] * count, size, -1) for x in (keys, v))
+        columns = k.transpose(1, 2)
+        sums = [bmm(columns, v), *(k.sum(1, keepdim=True) for _ in state[1:])]
+        before, after = [], []
+        for start, added in zip(state, sums, strict=True):
+            first, *rest = torch.unflatten(added, 0, (-1, count)).unbind(1)
+            states = [start, start + first]
+            for each in rest:
+                states.append(states[-1] + each)
+            after.append(states.pop())
+            before.append(torch.stack(states, 1).flatten(0, 1))
+        own = torch.unflatten(bmm(q, columns), 1, (-1, size)).tril_().flatten(1, 2)
+        out = bmm(own, v).baddbmm_(q, before[0])
+        totals = [own.sum(2, keepdim=True) + dots(q, x) for x in before[1:]]
+        back = (shape[0], count, -1, size)
+
+        def ordered(x: Tensor) -> Tensor:
+            return x.view(*back, x.shape[2]).transpose(1, 2).reshape(shape[0], -1, x.shape[2])
+
+        return self._divided(ordered(out), [ordered(x) for x in totals], here), tuple(after)
+
+    def _divided(self, out: Tensor, totals: list[Tensor], here: Here) -> Tensor:
+        """out / total, to where it belongs if that is known; `out` itself where nothing is divided."""
+        if not totals:
+            return out
+        if not self.positive:
+            return divided(out, *totals)
+        if out.requires_grad or here.out is None:
+            return out / totals[0]
+        return torch.div(out, totals[0], out=here.out)
 
     def token(self, state: State, q: Tensor, k: Tensor, v: Tensor, here: Here) -> tuple[Tensor, State]:
         after = self.absorb(state, k, v, here)
@@ -118,9 +169,9 @@ class FeatureMap(Variant):
 
     family: ClassVar[str] = "linear"
     supports: ClassVar[Supports] = Supports(phases=PHASES)
-    stretch: ClassVar[int] = 4
+    stretch: ClassVar[int] = 2
 
-    chunk: int = 128
+    chunk: int = 256
 
     def __post_init__(self) -> None:
         at_least("chunk", self.chunk, 1)
@@ -173,12 +224,14 @@ class FeatureMap(Variant):
         """The tensors of a chunk, and with gradients the states between chunks."""
         features, rows = self.recurrence(w).width(w.head_dim), min(self.rows(w), w.key_len)
         wide = w.heads * (features + w.head_dim) + w.key_heads * features
-        scores = 2 * w.heads * rows if w.causal else 0
+        blocks = self.recurrence(w).blocks(rows)
+        scores = 2 * w.heads * rows // blocks if w.causal else 0
         one = w.batch * rows * (wide + scores) * max(4, w.element_bytes)
         state = self.state_bytes(w)
+        held = (2 * blocks if w.causal else 2) * state
         if w.phase == "forward":
-            return one + 2 * state
-        return 4 * one + (-(-w.key_len // self.rows(w)) + 4) * state + self.learned_bytes(w)
+            return one + held
+        return 4 * one + (-(-w.key_len // self.rows(w)) + 2) * state + held + self.learned_bytes(w)
 
     def cost(self, w: Workload) -> Cost:
         """Each key enters F x D sums and F more, each query reads as many."""

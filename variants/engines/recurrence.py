@@ -26,12 +26,14 @@ class Here:
     """What a method of a recurrence may know besides q, k and v.
 
     `at` is the position of the first query of the chunk, or of its first key where it has no query.
-    `gates` are the extra inputs at the chunk's keys, [B * Hk, C, ...]; `learned` ones are whole.
+    `gates` are the extra inputs at the chunk's keys, [B * Hk, C, ...]; `learned` ones are whole. Where
+    there is an `out` [B * Hk, C, D], the answer may be written there and given back: that saves a copy.
     """
 
     at: int
     gates: Mapping[str, Tensor]
     learned: Mapping[str, Tensor]
+    out: Tensor | None = None
 
 
 class Recurrence(ABC):
@@ -112,6 +114,12 @@ class _Piece:
     def of_keys(self, x: Tensor, low: int, high: int) -> Tensor:
         return x[:, :, low:high].flatten(0, 1).to(self.dtype)
 
+    def rows_of(self, x: Tensor, low: int, high: int) -> Tensor | None:
+        """The rows that `put_queries` would write, as a view to write to; None where there is none."""
+        if x.shape[1] != self.key_heads or x.dtype != self.dtype:
+            return None
+        return x[:, :, low:high].flatten(0, 1)
+
     def put_queries(self, x: Tensor, low: int, high: int, part: Tensor) -> None:
         rows = torch.unflatten(x[:, :, low:high], 1, (self.key_heads, -1))
         rows.copy_(part.view(rows.shape))
@@ -133,10 +141,17 @@ class _Extra:
         gates = {name: extra[name] for name in recurrence.gates}
         return cls(gates, {name: extra[name].to(dtype) for name in recurrence.learned})
 
-    def here(self, at: int, piece: _Piece, keys: tuple[int, int] | None = None) -> Here:
+    def here(
+        self,
+        at: int,
+        piece: _Piece,
+        keys: tuple[int, int] | None = None,
+        out: Tensor | None = None,
+    ) -> Here:
         if keys is None:
-            return Here(at, {}, self.learned)
-        return Here(at, {n: piece.of_keys(x, *keys) for n, x in self.gates.items()}, self.learned)
+            return Here(at, {}, self.learned, out)
+        gates = {n: piece.of_keys(x, *keys) for n, x in self.gates.items()}
+        return Here(at, gates, self.learned, out)
 
 
 def _run(
@@ -159,17 +174,20 @@ def _run(
         keys, values = piece.of_keys(k, low, high), piece.of_keys(v, low, high)
         state = recurrence.absorb(state, keys, values, more.here(low, piece, (low, high)))
     for low, high in chunks.answered():
-        queries = piece.of_queries(q, low, high)
+        queries, rows = piece.of_queries(q, low, high), piece.rows_of(out, low, high)
         if not chunks.causal:
-            part = recurrence.read(state, queries, more.here(low, piece))
-            piece.put_queries(out, low, high, part)
+            part = recurrence.read(state, queries, more.here(low, piece, None, rows))
+            if part is not rows:
+                piece.put_queries(out, low, high, part)
             continue
         if keep is not None:
             keep.append(state)
         at = (low + chunks.ahead, high + chunks.ahead)
         keys, values = piece.of_keys(k, *at), piece.of_keys(v, *at)
-        part, state = recurrence.step(state, queries, keys, values, more.here(at[0], piece, at))
-        piece.put_queries(out, low, high, part)
+        here = more.here(at[0], piece, at, rows)
+        part, state = recurrence.step(state, queries, keys, values, here)
+        if part is not rows:
+            piece.put_queries(out, low, high, part)
     if keep is not None and not chunks.causal:
         keep.append(state)
     return out, state
