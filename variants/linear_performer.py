@@ -164,10 +164,14 @@ class LinearPerformer(Variant):
         at_least("chunk", self.chunk, 1)
 
     def prepare(self, w: Workload) -> AttentionFn:
-        return attention_of_recurrence(w, self._recurrence(w), self.chunk)
+        return attention_of_recurrence(w, self._recurrence(w), self._rows(w))
 
     def decoder(self, w: Workload) -> Decoder:
         return RecurrentDecoder(w, self._recurrence(w), self.chunk)
+
+    def _rows(self, w: Workload) -> int:
+        """Positions of a chunk: without scores, which grow with their square, there may be more."""
+        return self.chunk if w.causal else 2 * self.chunk
 
     def _recurrence(self, w: Workload) -> _Favor:
         dtype = torch.promote_types(w.torch_dtype, torch.float32)
@@ -196,7 +200,7 @@ class LinearPerformer(Variant):
         return attend
 
     def workspace_bytes(self, w: Workload) -> int:
-        return recurrence_bytes(w, self.features, self.chunk)
+        return recurrence_bytes(w, self.features, self._rows(w))
 
     def cost(self, w: Workload) -> Cost:
         found = recurrence_cost(w, self.features, self.features, self.workspace_bytes(w))
