@@ -85,7 +85,7 @@ def discover() -> Catalog:
     broken: dict[str, Broken] = {}
     for name, origin, load in _sources():
         try:
-            found = [_checked(cls) for cls in _variants_of(load())]
+            found = [checked(cls) for cls in variants_of(load())]
         except Exception as error:  # noqa: BLE001 - a plugin may fail in any way; the text is kept
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             broken[name] = Broken(name, origin, reason)
@@ -126,7 +126,7 @@ def _sources() -> Iterator[tuple[str, str, Callable[[], object]]]:
         yield entry.name, origin, entry.load
 
 
-def _variants_of(loaded: object) -> list[type[Variant]]:
+def variants_of(loaded: object) -> list[type[Variant]]:
     """The variant itself, or those that a module defines."""
     if inspect.isclass(loaded) and issubclass(loaded, Variant):
         return [loaded]
@@ -142,7 +142,7 @@ def _variants_of(loaded: object) -> list[type[Variant]]:
     ]
 
 
-def _checked(cls: type[Variant]) -> type[Variant]:
+def checked(cls: type[Variant]) -> type[Variant]:
     """The class, if it keeps the form of the contract."""
     for attribute in REQUIRED:
         if not isinstance(getattr(cls, attribute, None), str):

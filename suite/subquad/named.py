@@ -12,7 +12,7 @@ from types import ModuleType
 import subquad.variants
 from subquad.config import ConfigError, configured
 from subquad.contract import Variant
-from subquad.discover import _checked, _variants_of, discover
+from subquad.discover import checked, discover, variants_of
 
 
 def variants(words: Sequence[str]) -> list[Variant]:
@@ -91,10 +91,10 @@ def _of_file(path: Path) -> ModuleType:
 def _of_module(module: ModuleType, name: str, word: str) -> list[type[Variant]]:
     """The variants of a module, or the one of that class."""
     if name and not hasattr(module, name):
-        known = ", ".join(cls.__name__ for cls in _variants_of(module)) or "none"
+        known = ", ".join(cls.__name__ for cls in variants_of(module)) or "none"
         raise ConfigError(f"{word}: no class {name!r}; variants there: {known}")
     try:
-        found = [_checked(cls) for cls in _variants_of(getattr(module, name) if name else module)]
+        found = [checked(cls) for cls in variants_of(getattr(module, name) if name else module)]
     except TypeError as error:
         raise ConfigError(f"{word}: {error}") from error
     if not found:

@@ -94,6 +94,37 @@ def test_the_recurrent_form_agrees(variant: Variant) -> None:
     torch.testing.assert_close(torch.cat(parts, 2), variant.prepare(w)(q, k, v, **extra))
 
 
+def quadratic(variant: Variant, q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Tensor]) -> Tensor:
+    """The same attention as a matrix of pairs, n x n; q, k, v [B, H, n, D]."""
+    n, one = q.shape[2], torch.ones(q.shape[:3], dtype=q.dtype)
+    scalar = {
+        "linear_retention": (1 - 2.0 ** (-5 - torch.arange(q.shape[1])))[None, :, None] * one,
+        "linear_mamba2": extra.get("a"),
+        "linear_gated_delta": extra.get("alpha"),
+    }.get(variant.name, one)
+    assert scalar is not None
+    gates = extra["alpha"] if variant.name == "linear_gla" else scalar[..., None].expand_as(k)
+    past = gates.log().cumsum(2)
+    between = (past[:, :, :, None] - past[:, :, None]).exp()  # [B, H, n, n, D]
+    causal = torch.ones(n, n, dtype=q.dtype).tril()
+    q = q / math.sqrt(q.shape[-1])
+    if not isinstance(variant, LinearDelta | LinearGatedDelta):
+        return torch.einsum("bhid,bhjd,bhijd->bhij", q, k, between).mul(causal) @ v
+    k, fade = k / k.norm(dim=-1, keepdim=True), between[..., 0]
+    beta = extra["beta"][..., None]
+    system = torch.eye(n, dtype=q.dtype) + (beta * (k @ k.mT) * fade).tril(-1)
+    return ((q @ k.mT) * fade * causal) @ torch.linalg.solve(system, beta * v)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_quadratic_form_agrees(variant: Variant) -> None:
+    w = Workload(2, 3, 40, 8, causal=True, dtype="float64")
+    qkv, extra = inputs(variant, w)
+    expected = variant.oracle(w)(*qkv, torch.arange(40), **extra)
+    assert relative_error(quadratic(variant, *qkv, extra), expected) < 1e-12
+    assert relative_error(variant.prepare(w)(*qkv, **extra), expected) < 1e-12
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradients_of_all_inputs_are_those_of_the_definition(variant: Variant) -> None:
     w = replace(W, phase="forward_backward")
