@@ -126,6 +126,15 @@ def told(interval: Interval | None) -> str:
     return f"{ratio(interval.estimate)} [{ratio(interval.low)}, {ratio(interval.high)}]"
 
 
+def reached(interval: Interval | None, bound: float) -> str:
+    """yes or no where the interval is on one side of the bound, else the side of its estimate."""
+    if interval is None or interval.low is None or interval.high is None:
+        return "not determined"
+    if interval.low <= bound <= interval.high:
+        return "open (below)" if interval.estimate <= bound else "open (above)"
+    return "yes" if interval.high < bound else "no"
+
+
 def rows(task: Task, settings: TimeSettings) -> Iterator[str]:
     """One line of the table for each length."""
     form = f"{'causal' if task.causal else 'not causal'}, {task.phase}"
@@ -144,10 +153,9 @@ def rows(task: Task, settings: TimeSettings) -> Iterator[str]:
         best = min(timings, key=lambda i: _seconds(timings[i]))
         against = task.against[best - 2]
         interval = ratio_interval(found.timings[0], timings[best])
-        reached = interval is not None and interval.estimate <= task.bound
         yield (
             f"| {task.name} | {form} | {n} | {against.name} | {told(interval)} | "
-            f"{task.bound} | {'yes' if reached else 'no'} | "
+            f"{task.bound} | {reached(interval, task.bound)} | "
             f"{workspace(mine, w)} / {workspace(against, w)} |"
         )
 
@@ -175,8 +183,8 @@ def shares(settings: TimeSettings) -> Iterator[str]:
             assert interval is not None
             share = ours(name).cost(w).flops / interval.estimate / ceiling
             form = "causal" if causal else "not causal"
-            reached = "yes" if share >= bound else "no"
-            yield f"| {name} | {form} | {n} | {share:.0%} | {bound:.0%} | {reached} |"
+            enough = "yes" if share >= bound else "no"
+            yield f"| {name} | {form} | {n} | {share:.1%} | {bound:.0%} | {enough} |"
 
 
 def main() -> None:
