@@ -33,6 +33,8 @@ FEW_WORKLOADS = (
     c.check_same_seed_same_bits,
     c.check_limits,
     c.check_cost,
+    c.check_workspace,
+    c.check_ragged,
 )
 
 

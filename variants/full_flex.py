@@ -29,6 +29,7 @@ class FullFlex(Variant):
     family: ClassVar[str] = "full"
     computes: ClassVar[Computes] = "exact"
     source: ClassVar[str] = "Dong et al. 2024, arXiv 2412.05496, section 3"
+    compiled: ClassVar[bool] = True
 
     def prepare(self, w: Workload) -> AttentionFn:
         import torch._dynamo.config
@@ -38,11 +39,10 @@ class FullFlex(Variant):
         ahead = w.key_len - w.seq_len
 
         def sees(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            return key <= query + ahead
+            return key <= query + ahead if w.causal else key < w.key_len
 
-        blocks = None
-        if w.causal:
-            blocks = create_block_mask(sees, None, None, w.seq_len, w.key_len, device=w.device)
+        # Without a block mask a CPU takes n x n of scratch, and twice the time.
+        blocks = create_block_mask(sees, None, None, w.seq_len, w.key_len, device=w.device)
         compiled: Callable[..., Tensor] = torch.compile(flex_attention, dynamic=False, fullgraph=True)
         grouped = w.kv_heads is not None
 
@@ -50,6 +50,8 @@ class FullFlex(Variant):
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             # Compiled code is guarded by the grad mode: pinned, a caller's own never compiles again.
+            # It is guarded by strides, too: a part of a longer tensor is copied.
+            q, k, v = (x.contiguous() for x in (q, k, v))
             with torch.set_grad_enabled(derives):
                 return compiled(q, k, v, block_mask=blocks, enable_gqa=grouped)
 
@@ -69,7 +71,7 @@ class FullFlex(Variant):
     def workspace_bytes(self, w: Workload) -> int:
         """The log-sum-exp of each row, and on a CPU the buffers of each thread."""
         threads = torch.get_num_threads() if w.device == "cpu" else 0
-        return 4 * (w.batch * w.heads * w.seq_len + threads * 128 * (512 + w.head_dim))
+        return 4 * (w.batch * w.heads * w.seq_len + threads * 128 * (512 + w.head_dim + w.key_len))
 
     def limits(self) -> list[Limit]:
         return limits_to_naive(self)

@@ -112,15 +112,21 @@ def _held(variant: Variant, check: Check) -> Outcome:
         reason = str(skip).removeprefix(f"{variant.name}: ")
         return outcome(SKIPPED, 0, refused=refused or (reason,))
     worst: Worst | None = None
-    for done, w in enumerate(workloads, start=1):
+    done = 0
+    for w in workloads:
         tried = _try(variant, check, w)
+        if tried.left_out:
+            refused = (*refused, tried.left_out)
+            continue
+        done += 1
         for margin in tried.compared:
             if worst is None or not margin.share <= worst.margin.share:
                 worst = Worst(margin, w)
         if tried.message:
             failure = _smallest(variant, check, w, tried)
             return outcome(FAILED, done, worst=worst, refused=refused, failure=failure)
-    return outcome(PASSED, len(workloads), worst=worst, refused=refused)
+    refused = tuple(dict.fromkeys(refused))
+    return outcome(PASSED if done else SKIPPED, done, worst=worst, refused=refused)
 
 
 def _refused(variant: Variant, check: Check) -> tuple[str, ...]:
@@ -138,22 +144,23 @@ class _Tried:
     message: str
     crashed: bool  # an exception of the variant stopped it: not the check said no
     compared: tuple[Margin, ...]
+    left_out: str = ""  # why it said nothing
 
 
 def _try(variant: Variant, check: Check, w: Workload) -> _Tried:
-    message, crashed = "", False
+    message, crashed, left_out = "", False, ""
     with margins() as compared:
         try:
             check.on(variant, w)
-        except SkipTest:
-            pass
+        except SkipTest as skip:
+            left_out = str(skip).removeprefix(f"{variant.name}: ")
         except AssertionError as error:
             message = _first_line(error) or "an assertion failed"
         except Exception as error:  # noqa: BLE001 - a variant may fail in any way; the text is kept
             message, crashed = f"{type(error).__name__}: {_first_line(error)}", True
     for where in (f": {variant} at {w}", f": {w}"):
         message = message.removesuffix(where)
-    return _Tried(message, crashed, tuple(compared))
+    return _Tried(message, crashed, tuple(compared), left_out)
 
 
 def _smallest(variant: Variant, check: Check, asked: Workload, first: _Tried) -> Failure:
@@ -252,7 +259,7 @@ def show(certificate: Certificate, console: Console) -> None:
     say("  errors: relative, in the Frobenius norm, the worst; at: batch x heads x seq_len x head_dim")
     say("")
     for o in certificate.outcomes:
-        line = Text(f"  {o.status:7}  ", STYLES[o.status]).append(f"{o.check:31}", "bold")
+        line = Text(f"  {o.status:7}  ", STYLES[o.status]).append(f"{o.check:33}", "bold")
         console.print(line.append(_summary(o), "default"), soft_wrap=True)
         say(f"           {o.claim}", "dim")
         if o.refused:

@@ -260,6 +260,7 @@ class Variant(ABC):
     source: ClassVar[str]
     supports: ClassVar[Supports] = Supports()
     requires: ClassVar[tuple[str, ...]] = ()  # PEP 508, checked without importing
+    compiled: ClassVar[bool] = False  # by torch.compile: its operations cannot be counted
 
     @abstractmethod
     def prepare(self, w: Workload) -> AttentionFn:

@@ -18,8 +18,7 @@ aten = torch.ops.aten
 class WorkCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """`work`: FLOPs of matrix products and attention kernels, and one for each element written.
 
-    Views cost nothing. A compiled function shows its kernels as one operation, so it is not counted
-    right.
+    Views cost nothing. What torch.compile made is not seen: `Variant.compiled` says so.
     """
 
     def __init__(self) -> None:
