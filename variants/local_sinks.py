@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from subquad.contract import (
@@ -27,7 +26,7 @@ from subquad.contract import (
     causal_mask,
 )
 from subquad.variants.engines.blocks import ROWS, Step, attention_of_steps, blocks_per_step, steps_bytes
-from subquad.variants.engines.kv_cache import KvCache
+from subquad.variants.engines.kv_cache import softmax_cache
 from subquad.variants.local_window import LocalWindow
 
 
@@ -84,16 +83,7 @@ class LocalSinks(Variant):
         return steps
 
     def decoder(self, w: Workload) -> Decoder:
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return F.scaled_dot_product_attention(q, k, v, enable_gqa=w.kv_heads is not None)
-
-        return KvCache(
-            w,
-            lambda length: self.prepare(replace(w, seq_len=length)),
-            attend,
-            window=self.window,
-            sinks=self.sinks,
-        )
+        return softmax_cache(self, w, self.window, self.sinks)
 
     def mask(self, w: Workload, rows: Tensor) -> Tensor:
         visible = LocalWindow(self.window).mask(w, rows)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from subquad.contract import (
@@ -33,7 +32,7 @@ from subquad.variants.engines.blocks import (
     merged,
     steps_in_place_bytes,
 )
-from subquad.variants.engines.kv_cache import KvCache
+from subquad.variants.engines.kv_cache import softmax_cache
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,7 @@ class LocalWindow(Variant):
         return attention_of_steps(w, self.steps(w))
 
     def decoder(self, w: Workload) -> Decoder:
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return F.scaled_dot_product_attention(q, k, v, enable_gqa=w.kv_heads is not None)
-
-        return KvCache(
-            w, lambda length: self.prepare(replace(w, seq_len=length)), attend, window=self.window
-        )
+        return softmax_cache(self, w, self.window)
 
     def mask(self, w: Workload, rows: Tensor) -> Tensor:
         before, after = self.reach(w)

@@ -35,7 +35,7 @@ from subquad.variants.engines.blocks import (
     merged,
     steps_bytes,
 )
-from subquad.variants.engines.kv_cache import KvCache
+from subquad.variants.engines.kv_cache import softmax_cache
 
 CPU_GATHER = 2**19  # keys times head_dim (over all heads) gathered by a step: it stays in the cache
 CUDA_GATHER = 2**25
@@ -94,16 +94,7 @@ class SparseLongformer(Variant):
         return attend
 
     def decoder(self, w: Workload) -> Decoder:
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return F.scaled_dot_product_attention(q, k, v, enable_gqa=w.kv_heads is not None)
-
-        return KvCache(
-            w,
-            lambda length: self.prepare(replace(w, seq_len=length)),
-            attend,
-            window=self.window,
-            sinks=self.global_tokens,
-        )
+        return softmax_cache(self, w, self.window, self.global_tokens)
 
     def mask(self, w: Workload, rows: Tensor) -> Tensor:
         before, after, first = self.reach(w)

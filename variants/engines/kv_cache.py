@@ -6,12 +6,14 @@ Dimensions: B batch, Hk key/value heads, D head dim, n capacity in positions.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from subquad.contract import AttentionFn, Decoder, Workload
+from subquad.contract import AttentionFn, Decoder, Variant, Workload
 
 
 class KvCache(Decoder):
@@ -75,3 +77,12 @@ class KvCache(Decoder):
     def _oldest(self, length: int) -> int:
         """The first position after the sinks that is still kept."""
         return max(min(self.sinks, length), length - (self.slots - self.sinks))
+
+
+def softmax_cache(variant: Variant, w: Workload, window: int | None = None, sinks: int = 0) -> KvCache:
+    """The decoder of plain softmax over what is kept; the variant answers the prompt."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, enable_gqa=w.kv_heads is not None)
+
+    return KvCache(w, lambda n: variant.prepare(replace(w, seq_len=n)), attend, window, sinks)
