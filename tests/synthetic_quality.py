@@ -79,6 +79,7 @@ def deviation(family: str, skill: float, half: float = 0.01, **rest: Any) -> Dev
     off, by = 0.8 * (1 - skill), 0.8 * half
     return Deviation(
         family, 64, off, 0.8, draws=5, low=max(0.0, off - by), high=off + by,
+        skill_low=skill - half, skill_high=min(1.0, skill + half),
         cosine=1 - off / 2, dq=off, dk=1.1 * off, dv=0.9 * off, **rest,
     )  # fmt: skip
 

@@ -224,8 +224,9 @@ class Deviation:
 
     Relative Frobenius errors over `rows` query rows: `deviation` of the output, `mean_deviation` of the
     mean of the visible values, which looks at no query. `cosine` is the mean over rows of the cosine
-    between the two outputs. Over several draws of inputs these three are means over draws, and `low`,
-    `high` the 95 % interval of `deviation`. All that follows is of the first draw.
+    between the two outputs. Over several draws of inputs these three are means over draws, `low`,
+    `high` the 95 % interval of `deviation` and `skill_low`, `skill_high` that of `skill`. All that
+    follows is of the first draw.
 
     `dq`, `dk`, `dv` are the errors of the gradients of a random linear function of those rows. Of the
     attention matrix, where the output is a linear function of the values: `map_error`, relative
@@ -249,6 +250,8 @@ class Deviation:
     draws: int = 1
     low: float | None = None
     high: float | None = None
+    skill_low: float | None = None
+    skill_high: float | None = None
     cosine: float | None = None
     dq: float | None = None
     dk: float | None = None
@@ -330,8 +333,7 @@ class TaskScore:
     `trainings` hold one test score for each seed at the chosen learning rate, over `asked` questions
     each. `shortcuts` are the scores of answers that need no attention. `solved` is what full
     attention must reach for the task to say anything. `pointing` is the share of questions at which
-    the heaviest key of the best head is the one that holds the answer, where that is known. `detail`
-    holds scores of parts of the task by name.
+    the heaviest key of the best head is the one that holds the answer, where that is known.
     """
 
     task: str
@@ -343,7 +345,6 @@ class TaskScore:
     asked: int
     parameters: int
     pointing: float | None = None
-    detail: Mapping[str, float] = field(default_factory=dict)
     data: str = ""  # sha256 of the data that examples were taken from
 
     @property

@@ -125,7 +125,7 @@ def test_exact_kernels_that_differ_in_rounding_do_not_beat_each_other():
         build_run((NAIVE, SDPA), (1024,)),
         {"full_naive": {"g": 0.99999999}, "full_sdpa": {"g": 0.99999998}},
     )
-    exact = [replace(m, deviations=tuple(replace(d, low=d.deviation, high=d.deviation)
+    exact = [replace(m, deviations=tuple(replace(d, skill_low=d.skill, skill_high=d.skill)
              for d in m.deviations)) for m in run.measurements]  # fmt: skip
     front = one(fronts([replace(run, measurements=tuple(exact))]), Cost.TIME, "g")
     assert [(p.point.label, p.on_front, p.probability) for p in front.placed] == [

@@ -16,7 +16,7 @@ def found(run: Run, kind: Kind) -> dict[tuple[str, str], object]:
     return {(s.label, s.what): s for s in scores([run]) if s.kind is kind}
 
 
-def test_skill_carries_the_interval_of_the_deviation():
+def test_skill_carries_its_interval():
     run = with_fidelity(build_run([NAIVE, WINDOW], (256,)), {"local_window": {"captured": 0.6}})
     score = found(run, Kind.FIDELITY)["local_window", "captured"]
     assert (score.value, score.low, score.high) == pytest.approx((0.6, 0.59, 0.61))

@@ -39,6 +39,13 @@ def test_a_shortcut_that_solves_the_task_makes_it_invalid():
     assert "'one token' alone reaches 0.99" in found.why
 
 
+def test_a_model_that_averages_and_solves_the_task_makes_it_invalid():
+    found = table(SOLVED, task(MEAN, "t", [1.0, 1.0, 1.0]))
+    assert found.validity is Validity.INVALID
+    assert found.why == "control_mean, which looks at no query, reaches 1, solved is 0.99"
+    assert table(SOLVED, task(MEAN, "t", [0.9, 0.9, 0.9])).validity is Validity.VALID
+
+
 def test_full_attention_that_diverged_failed_the_task():
     gone = task(NAIVE, "t", status=Status.DIVERGED, reason="NaN")
     assert table(gone, task(LINEAR, "t", [1.0, 1.0])).validity is Validity.INVALID

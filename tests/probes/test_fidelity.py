@@ -398,6 +398,16 @@ def test_figures_are_means_over_draws_of_inputs_with_an_interval() -> None:
     assert found.low is not None
     assert found.high is not None
     assert 0 < found.low < found.deviation < found.high  # type: ignore[operator]
+    assert found.skill_low is not None
+    assert found.skill_high is not None
+    assert found.skill_low < found.skill < found.skill_high  # type: ignore[operator]
+
+
+def test_the_skill_of_a_mean_is_zero_without_a_doubt_though_deviations_scatter() -> None:
+    found = measure(ControlMean(), SELF, GAUSSIAN, 0, replace(FEW, draws=4))
+    assert found.high - found.low > 1e-3 * found.deviation  # type: ignore[operator]
+    assert found.skill_low == pytest.approx(0, abs=1e-6)
+    assert found.skill_high == pytest.approx(0, abs=1e-6)
 
 
 def test_one_sample_is_one_draw_however_many_are_asked_for() -> None:
@@ -419,6 +429,23 @@ def test_the_interval_over_draws_covers_95_percent() -> None:
     assert 0.93 < inside / 2000 < 0.97
 
 
+def test_the_interval_of_a_ratio_covers_95_percent_and_knows_what_both_have_in_common() -> None:
+    """Both scatter by 20 % together and by 2 % alone: the ratio is known ten times better."""
+    generator = torch.Generator().manual_seed(1)
+    common, above, below = torch.randn(3, 2000, 5, generator=generator, dtype=torch.float64)
+    values = (1 + 0.2 * common) * (1 + 0.02 * above)
+    over = 2 * (1 + 0.2 * common) * (1 + 0.02 * below)
+    inside, widths = 0, []
+    for v, o in zip(values.tolist(), over.tolist(), strict=True):
+        low, high = log_interval(v, o)
+        assert low is not None
+        assert high is not None
+        inside += low <= 0.5 <= high
+        widths.append((high - low) / 0.5)
+    assert 0.92 < inside / 2000 < 0.98
+    assert sum(widths) / len(widths) < 0.1
+
+
 def test_an_interval_is_never_below_zero_and_none_of_one_value() -> None:
     low, high = log_interval([1e-9, 1.0])
     assert low is not None
@@ -426,6 +453,7 @@ def test_an_interval_is_never_below_zero_and_none_of_one_value() -> None:
     assert 0 < low < 0.5 < high
     assert log_interval([0.0, 0.0]) == (0.0, 0.0)
     assert log_interval([0.5]) == (None, None)
+    assert log_interval([1.0, 2.0], over=[0.0, 0.0]) == (None, None)
     low, high = log_interval([2.0, 4.0])  # mean 3, standard error 1
     assert high == pytest.approx(3 * math.exp(float(stats.t.ppf(0.975, 1)) / 3))
 

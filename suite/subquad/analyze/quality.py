@@ -155,19 +155,11 @@ def _score(
 def _fidelity(run: Run, m: Measurement, label: str, family: str, d: Deviation | None) -> Score:
     if d is None:
         return _score(run, m, label, Kind.FIDELITY, family, SKILL)
-    low, high = skill_interval(d)
-    value = _finite(d.skill)
     return _score(
         run, m, label, Kind.FIDELITY, family, SKILL,
-        value=value, low=low, high=high, replicates=d.draws, reason=d.reason,
+        value=_finite(d.skill), low=_finite(d.skill_low), high=_finite(d.skill_high),
+        replicates=d.draws, reason=d.reason,
     )  # fmt: skip
-
-
-def skill_interval(d: Deviation) -> tuple[float | None, float | None]:
-    """That of the deviation, over what a mean of values makes, which counts as known."""
-    if d.low is None or d.high is None or not d.mean_deviation:
-        return None, None
-    return _finite(1 - d.high / d.mean_deviation), _finite(1 - d.low / d.mean_deviation)
 
 
 def _recall(run: Run, m: Measurement, label: str, correlation: float, pairs: int) -> Score:

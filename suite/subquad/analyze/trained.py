@@ -3,7 +3,8 @@
 A task says something only where full attention solves it and no shortcut does. The rule: of the exact
 variants that ran, the one with the best mean must reach the task's `solved`; else the task is INVALID,
 and its figures are shown under that word. It is INVALID as well where an answer that needs no attention
-reaches `solved`, or where full attention diverged. Without an exact variant there is NO REFERENCE.
+reaches `solved`, be it a table or a model that averages over what it sees, or where full attention
+diverged. Without an exact variant there is NO REFERENCE.
 
 Claims (better than the best shortcut, one-sided; different from full attention, two-sided) are
 corrected by Holm over the variants of one task.
@@ -24,6 +25,7 @@ from subquad.record import Measurement, Run, Status, TaskScore
 
 LEVEL = 0.95
 ROUNDING = 1e-12
+BLIND = ("control_mean", "control_zero")  # look at no query: a model of one is a shortcut as well
 
 
 class Verdict(StrEnum):
@@ -197,6 +199,13 @@ def _validity(
         return Validity.INVALID, (
             f"the shortcut {best!r} alone {word} {shortcuts[best]:.4g}, solved is {known.solved:.4g}"
         )
+    for label, m in tried:
+        blind = means[label] if m.cell.variant in BLIND else None
+        if blind and reaches(blind.value, known.solved, known.higher_is_better):
+            return Validity.INVALID, (
+                f"{label}, which looks at no query, {word} {blind.value:.4g}, solved is "
+                f"{known.solved:.4g}"
+            )
     return Validity.VALID, f"full attention ({reference}) {word} {mean.value:.4g}"
 
 

@@ -61,15 +61,19 @@ def measure(
             figures = _of_first_draw(variant, w, attend, inputs, rows, settings)
         outputs.append(output)
     deviations = [o.deviation for o in outputs]
+    of_means = [o.mean_deviation for o in outputs]
     low, high = log_interval(deviations)
+    least, most = log_interval(deviations, of_means)
     return Deviation(
         family.label,
         rows=count,
         deviation=mean(deviations),
-        mean_deviation=mean([o.mean_deviation for o in outputs]),
+        mean_deviation=mean(of_means),
         draws=len(outputs),
         low=low,
         high=high,
+        skill_low=None if most is None else 1.0 - most,
+        skill_high=None if least is None else 1.0 - least,
         cosine=mean([o.cosine for o in outputs]) if thorough else None,
         **figures,
     )
@@ -173,21 +177,25 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def log_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """95 % t interval of the mean of values >= 0, on its logarithm: never below zero.
+def log_interval(
+    values: Sequence[float], over: Sequence[float] = ()
+) -> tuple[float | None, float | None]:
+    """95 % t interval, on its logarithm, of the mean of values >= 0: never below zero.
 
-    The standard error of a mean's logarithm is its relative one (delta method). (None, None) for one
-    value.
+    With `over`, of its ratio to the mean of those, value by value: where both rise and fall together
+    the ratio is known better than either. The standard error of the logarithm is the relative one
+    (delta method). (None, None) for one value, and for a ratio to zero.
     """
     n = len(values)
-    if n < 2:
+    over = over or [1.0] * n
+    centre, below = mean(values), mean(over)
+    if n < 2 or below == 0.0:
         return None, None
-    centre = mean(values)
     if centre == 0.0:
         return 0.0, 0.0
-    variance = math.fsum((value - centre) ** 2 for value in values) / (n - 1)
-    half = t_quantile(n - 1) * math.sqrt(variance / n) / centre
-    return centre * math.exp(-half), centre * math.exp(half)
+    apart = [v / centre - o / below for v, o in zip(values, over, strict=True)]
+    half = t_quantile(n - 1) * math.sqrt(math.fsum(a * a for a in apart) / (n - 1) / n)
+    return centre / below * math.exp(-half), centre / below * math.exp(half)
 
 
 def t_quantile(df: int) -> float:

@@ -41,7 +41,19 @@ _FIGURES: tuple[tuple[str, str], ...] = (
 )
 FIDELITY_COLUMNS = (
     *("run", "label", "inputs", "seq_len", *(a for a in AXES if a not in ("run", "inputs"))),
-    *("skill", "deviation", "low", "high", "mean_deviation", "rows", "draws", "seeds", "top"),
+    *(
+        "skill",
+        "skill_low",
+        "skill_high",
+        "deviation",
+        "low",
+        "high",
+        "mean_deviation",
+        "rows",
+        "draws",
+        "seeds",
+        "top",
+    ),
     *(name for _, name in _FIGURES),
     "reason",
 )
@@ -149,11 +161,9 @@ def _skill(row: Row, d: Deviation | None) -> str:
         return ABSENT
     if d.skill is None:
         return NOT_APPLICABLE if row["computes"] == "different" else ABSENT
-    if d.low is None or d.high is None or not d.mean_deviation:
+    if d.skill_low is None or d.skill_high is None:
         return _two(d.skill)
-    return (
-        f"{_two(d.skill)} [{_two(1 - d.high / d.mean_deviation)}, {_two(1 - d.low / d.mean_deviation)}]"
-    )
+    return f"{_two(d.skill)} [{_two(d.skill_low)}, {_two(d.skill_high)}]"
 
 
 def _two(value: float) -> str:

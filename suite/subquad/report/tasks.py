@@ -20,10 +20,11 @@ TASKS = """\
 The mean test score over seeds with its 95 % interval: the wider of Student's t over the seeds and
 Wilson's over the questions of one seed. A task is INVALID where full attention (the best of the exact
 variants) stays below *solved* in the mean, where it diverged, or where an answer that needs no
-attention reaches *solved*: its scores then say nothing. Marks: ● solved (the mean reaches *solved*),
-▲ surely above the best shortcut (one-sided, Holm over the variants of the task), ? above it by its own
-interval alone, or with one seed and no interval, ▽ not to be told from the best shortcut, or below it.
-A star: some seeds have no score and are left out of the mean."""
+attention reaches *solved* (a shortcut, or a model with `control_mean`): its scores then say nothing.
+Marks: ● solved (the mean reaches *solved*), ▲ surely above the best shortcut (one-sided, Holm over the
+variants of the task), ? above it by its own interval alone, or with one seed and no interval, ▽ not to
+be told from the best shortcut, or below it. A star: some seeds have no score and are left out of the
+mean."""
 
 MARKS = {
     Verdict.SOLVED: "●",
