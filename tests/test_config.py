@@ -47,10 +47,19 @@ def test_every_hardware_composes(path: Path) -> None:
     assert sweep.hardware.name == expected
 
 
-def test_the_reference_experiment_has_every_variant() -> None:
-    assert {v.name for v in one("experiment=reference").variants} == set(discover().variants)
-    shown = {v.name for v in one("experiment=catalog").variants}
-    assert shown == set(discover().variants) - {"full_flex"}  # it compiles for seconds in every process
+@pytest.mark.parametrize("experiment", ["catalog", "fidelity", "reference"])
+def test_experiments_that_say_so_have_every_variant(experiment: str) -> None:
+    assert {v.name for v in one(f"experiment={experiment}").variants} == set(discover().variants)
+
+
+def test_a_family_stands_for_its_members_and_all_for_everyone() -> None:
+    chosen = [v.name for v in one("variant=[full_naive,lowrank,local_window]").variants]
+    lowrank = sorted(n for n, v in discover().variants.items() if v.family == "lowrank")
+    assert chosen == ["full_naive", *lowrank, "local_window"]
+    families = [v.family for v in one("variant=all").variants]
+    assert (families[0], families[-1]) == ("full", "control")
+    linear = one("variant=linear", "variants.linear_performer.features=16").variants
+    assert [v.features for v in linear if v.name == "linear_performer"] == [16]
 
 
 def test_axes_take_a_value_or_a_list() -> None:

@@ -119,14 +119,32 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="schema", node=Schema)
     store.store(group="hardware", name="schema", node=_open(Hardware))
-    for name, cls in discover().variants.items():
+    variants = discover().variants
+    for name, cls in variants.items():
         store.store(group="variant", name=name, node=_free(cls), package=f"variants.{name}")
+    for name, members in choices(variants).items():
+        store.store(group="variant", name=name, node={"defaults": members}, package="_global_")
     for name, family in FAMILIES.items():
         store.store(group="inputs", name=name, node=_free(family), package=f"inputs.{name}")
     for name, task in TASKS.items():
         store.store(group="task", name=name, node=_free(task), package=f"tasks.{name}")
     for name, settings in PROBES.items():
         store.store(group="probe", name=name, node=_open(settings), package=f"probe.{name}")
+
+
+def choices(variants: Mapping[str, type[Variant]]) -> dict[str, list[str]]:
+    """Options that stand for several variants: `all`, and each family, unless a variant has that name."""
+    by_family = sorted(variants, key=lambda name: _place(variants[name].family))
+    found: dict[str, list[str]] = {"all": by_family}
+    for name in by_family:
+        found.setdefault(variants[name].family, []).append(name)
+    return {name: members for name, members in found.items() if name not in variants}
+
+
+def _place(family: str) -> int:
+    """Where a family stands in a list of all: full attention first, controls last."""
+    order = ("full", "score", "local", "sparse", "lowrank", "linear", "hierarchical", "memory")
+    return order.index(family) if family in order else len(order) + (family == "control")
 
 
 def configured(cls: type[Variant], params: Mapping[str, str]) -> Variant:
