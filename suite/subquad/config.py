@@ -133,7 +133,7 @@ def register() -> None:
 
 
 def choices(variants: Mapping[str, type[Variant]]) -> dict[str, list[str]]:
-    """Options that stand for several variants: `all`, and each family, unless a variant has that name."""
+    """Options that stand for several variants: `all` and each family, unless a variant is named so."""
     by_family = sorted(variants, key=lambda name: _place(variants[name].family))
     found: dict[str, list[str]] = {"all": by_family}
     for name in by_family:
