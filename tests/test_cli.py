@@ -37,7 +37,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_smoke_writes_measurements_and_a_report_and_says_where(smoke: Path) -> None:
     printed = (smoke / "stdout").read_text()
     assert "results/smoke/" in printed
-    assert "reports/smoke/report.md" in printed
+    assert "reports/smoke/index.html" in printed
     assert (smoke / "results/smoke/cpu_1thread.jsonl").stat().st_size > 0
     assert (smoke / "results/smoke/cells.parquet").stat().st_size > 0
     report = (smoke / "reports/smoke/report.md").read_text()

@@ -13,6 +13,7 @@ from subquad.store import load
 
 ROOT = Path(__file__).parents[1]
 RUNS = sorted(p for p in (ROOT / "results/reference").glob("*") if p.is_dir())
+UNTIMED = ("fidelity", "features", "recall")  # how good everyone is
 
 pytestmark = pytest.mark.skipif(not RUNS, reason="no reference results are committed")
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.skipif(not RUNS, reason="no reference results are commi
 @pytest.mark.parametrize("folder", RUNS, ids=lambda p: p.name)
 def test_no_row_is_above_the_measured_ceiling(folder: Path) -> None:
     found = [r for r in rows(load(folder)) if r["roofline_share"] is not None]
-    assert found
+    assert found or folder.name in UNTIMED
     beaten = [
         (r["variant"], r["seq_len"], r["roofline_share"]) for r in found if r["roofline_share"] > 1
     ]
@@ -30,7 +31,8 @@ def test_no_row_is_above_the_measured_ceiling(folder: Path) -> None:
 @pytest.mark.parametrize("folder", RUNS, ids=lambda p: p.name)
 def test_every_row_has_a_time_or_a_reason(folder: Path) -> None:
     for row in rows(load(folder)):
-        assert (row["time_s"] is not None) == Status(row["status"]).has_time
+        timed = folder.name not in UNTIMED and row["task"] is None
+        assert (row["time_s"] is not None) == (timed and Status(row["status"]).has_time)
         assert row["reason"] or row["status"] == Status.OK
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 def expected() -> set[str]:
     """Files as they must stand in the wheel."""
     rooms = {"suite/subquad": "subquad", "variants": "subquad/variants", "configs": "subquad/configs"}
-    kinds = {".py", ".yaml", ".typed", ".safetensors", ".md"}
+    kinds = {".py", ".yaml", ".typed", ".safetensors", ".md", ".css", ".js"}
     return {
         f"{target}/{path.relative_to(ROOT / source)}"
         for source, target in rooms.items()

@@ -118,7 +118,7 @@ def report_command(arguments: argparse.Namespace) -> int:
 def _report(runs: list[Run], out: Path, against: Sequence[str] = ()) -> Path:
     from subquad.report.render import render
 
-    return render(runs, out, against).page
+    return render(runs, out, against).html
 
 
 def _load(name: str) -> Run:

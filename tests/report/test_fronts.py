@@ -69,7 +69,7 @@ def test_fidelity_recall_and_tasks_are_drawn_apart(tmp_path):
     found = draw_fronts(fronts([quality_run(FEW, tasks=("mqar",))]), "CPU", tmp_path)
     assert [f.name for f in found] == ["front_fidelity", "front_recall", "front_task"]
     for figure in found:
-        assert [p.suffix for p in figure.files] == [".png", ".svg"]
+        assert [p.suffix for p in figure.files] == [".png", ".svg", ".pdf"]
     assert "below -1 stands at the lower edge" in found[0].caption
     text = "\n".join(fronts_section(fronts([quality_run(FEW)]), found))
     assert text.count("](figures/front_") == 3

@@ -132,7 +132,7 @@ def test_the_same_maps_have_the_same_bytes(tmp_path):
     for folder in ("one", "two"):
         make(tmp_path / folder, LinearDelta())
     files = sorted(p.name for p in (tmp_path / "one").iterdir())
-    assert files == ["maps.csv", "maps.md", "maps.png", "maps.svg"]
+    assert files == ["maps.csv", "maps.md", "maps.pdf", "maps.png", "maps.svg"]
     assert all(
         (tmp_path / "one" / f).read_bytes() == (tmp_path / "two" / f).read_bytes() for f in files
     )
@@ -152,7 +152,7 @@ def test_labels_that_read_as_mathematics_are_drawn_as_text(tmp_path):
     w = Workload(1, 1, 2, 8, causal=False)
     found = torch.full((1, 2, 2), 0.5)
     odd = Map("x_$bad{(path=$a_b$, s=$)", "full", found, heads(found[None], w, torch.arange(2)), [0.1])
-    assert len(write([odd], w, "captured(path=$)", tmp_path).figures) == 2
+    assert len(write([odd], w, "captured(path=$)", tmp_path).figures) == 3
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def draw(run, out):
     return {f.name: f for f in draw_all(rows(run), "Synthetic CPU", out)}
 
 
-def test_every_figure_is_png_and_svg(tmp_path):
+def test_every_figure_has_three_formats(tmp_path):
     figures = draw(build_run(heads=(2, 8)), tmp_path)
     assert list(figures) == [
         "time_vs_seq_len",
@@ -28,7 +28,7 @@ def test_every_figure_is_png_and_svg(tmp_path):
         "time_vs_heads",
     ]
     for figure in figures.values():
-        assert [p.suffix for p in figure.files] == [".png", ".svg"]
+        assert [p.suffix for p in figure.files] == [".png", ".svg", ".pdf"]
         assert all(p.stat().st_size > 1000 for p in figure.files)
 
 

@@ -120,12 +120,12 @@ def test_without_recall_there_is_no_section_and_no_figure(tmp_path):
     assert draw_recall(runs, "CPU", tmp_path) == []
 
 
-def test_both_figures_are_png_and_svg_and_say_what_they_show(tmp_path):
+def test_both_figures_are_in_three_formats_and_say_what_they_show(tmp_path):
     run = Run("x", (FULL, ELU, IDENTITY, WINDOW))
     figures = {f.name: f for f in draw_recall([run], "CPU", tmp_path)}
     assert list(figures) == ["recall_vs_pairs", "recall_vs_state"]
     for figure in figures.values():
-        assert [p.suffix for p in figure.files] == [".png", ".svg"]
+        assert [p.suffix for p in figure.files] == [".png", ".svg", ".pdf"]
         assert all(p.stat().st_size > 1000 for p in figure.files)
     assert "chance is 1 / 1024" in figures["recall_vs_pairs"].caption
     assert "grey" not in figures["recall_vs_pairs"].caption

@@ -125,7 +125,7 @@ def invalid_tasks(runs: Iterable[Run]) -> list[TaskTable]:
 
 
 def _workloads(runs: Sequence[Run]) -> list[tuple[Slice, list[Costed]]]:
-    """A workload for each phase and masking, those with most timed variants first."""
+    """A workload for each phase and masking: most timed variants, most lengths, the longest length."""
     extra: dict[tuple[str, str], Measurement] = {}
     rows: list[Row] = []
     for run in runs:
@@ -133,19 +133,19 @@ def _workloads(runs: Sequence[Run]) -> list[tuple[Slice, list[Costed]]]:
             if is_fit(row) and not m.cell.is_task:
                 rows.append(row)
                 extra[row["run"], row["cell"]] = m
-    best: dict[tuple[Any, ...], tuple[int, int, int, Slice, list[Row]]] = {}
+    best: dict[tuple[Any, ...], tuple[int, int, int, int, Slice, list[Row]]] = {}
     for order, part in enumerate(slices(rows)):
         counts = Counter(int(r["seq_len"]) for r in part.rows if r["family"] != "control")
         if not counts:
             continue
         n = max(counts, key=lambda n: (counts[n], n))
-        here = (counts[n], len(counts), -order, part, part.at(n))
+        here = (counts[n], len(counts), n, -order, part, part.at(n))
         which = (part.axes["phase"], part.axes["causal"])
-        if counts[n] >= 2 and (which not in best or here[:3] > best[which][:3]):
+        if counts[n] >= 2 and (which not in best or here[:4] > best[which][:4]):
             best[which] = here
-    chosen = sorted(best.values(), key=lambda b: b[:3], reverse=True)[:MOST_WORKLOADS]
+    chosen = sorted(best.values(), key=lambda b: b[:4], reverse=True)[:MOST_WORKLOADS]
     made = []
-    for _, _, _, part, timed in chosen:
+    for *_, part, timed in chosen:
         measured = [extra[r["run"], r["cell"]] for r in timed]
         errors = log_errors([m.timing for m in measured])
         made.append(

@@ -51,22 +51,27 @@ def show(c: Comparison, console: Console, everything: bool = False) -> None:
 
 def page(c: Comparison) -> str:
     """The whole comparison as Markdown: what changed first, then every compared cell."""
+    names = f"{escape(c.new.name)} against {escape(c.base.name)}"
+    blocks = [f"# Comparison: {names}", f"**{escape(closing(c))}**"]
+    return "\n\n".join([*blocks, *comparison_blocks(c, "##")]) + "\n"
+
+
+def comparison_blocks(c: Comparison, level: str = "####") -> list[str]:
+    """What was compared, what changed, and every compared cell, below headings of a level."""
     options = c.options
     reading = READING.format(
         margin=units.percent(options.margin),
         threshold=units.percent(options.threshold),
         limit=units.ratio(1 + options.threshold),
     )
-    names = f"{escape(c.new.name)} against {escape(c.base.name)}"
-    blocks = [f"# Comparison: {names}", f"**{escape(closing(c))}**"]
-    blocks += ["## What was compared", _list(opening(c)), reading]
-    blocks += ["## Every variant over all its cells", _wholes(c)] if c.wholes else []
+    blocks = [f"{level} What was compared", _list(opening(c)), reading]
+    blocks += [f"{level} Every variant over all its cells", _wholes(c)] if c.wholes else []
     changed = [p for p in ordered(c) if _changed(p)]
-    blocks += ["## What changed", _markdown(c, changed) if changed else "Nothing that is sure."]
+    blocks += [f"{level} What changed", _markdown(c, changed) if changed else "Nothing that is sure."]
     notes = [*findings(c), *remarks(c)]
     blocks += [_list(notes)] if notes else []
-    blocks += ["## Every compared cell", _markdown(c, ordered(c))] if ordered(c) else []
-    return "\n\n".join(blocks) + "\n"
+    blocks += [f"{level} Every compared cell", _markdown(c, ordered(c))] if ordered(c) else []
+    return blocks
 
 
 def opening(c: Comparison) -> list[str]:

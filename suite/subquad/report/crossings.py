@@ -20,7 +20,9 @@ from subquad.analyze.crossover import (
 from subquad.analyze.slices import Slice, describe, is_fit, naming, slices, timings
 from subquad.analyze.summary import Row
 from subquad.record import Run
+from subquad.report.embed import embed
 from subquad.report.markdown import escape, table
+from subquad.report.plots import Figure
 
 READING = """\
 A variant overtakes another between two measured lengths: at the first its time is surely on one side
@@ -34,9 +36,12 @@ NOT_PLANNED = "not planned"
 
 
 def crossings_section(
-    runs: Sequence[Run], rows: Sequence[Row], against: Sequence[str] | None = None
+    runs: Sequence[Run],
+    rows: Sequence[Row],
+    against: Sequence[str] | None = None,
+    figure: Figure | None = None,
 ) -> list[str]:
-    """Blocks of Markdown; none where no slice has two lengths with a time.
+    """Blocks of Markdown, with the figure; none where no slice has two lengths with a time.
 
     `against` are labels to compare with; by default the baseline and the fastest exact variant.
 
@@ -62,7 +67,8 @@ def crossings_section(
                 if against is None
                 else f"No cell here is of {escape(' or '.join(against))}."
             )
-    return ["## Where one overtakes the other", READING, *blocks] if blocks else []
+    shown = embed(figure) if figure else []
+    return ["## Where one overtakes the other", *shown, READING, *blocks] if blocks else []
 
 
 def _chosen(part: Slice, baseline: str, against: Sequence[str] | None) -> list[Reference]:

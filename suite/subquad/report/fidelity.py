@@ -131,8 +131,8 @@ def fidelity_blocks(runs: Sequence[Run]) -> list[str]:
         if others:
             text = ", ".join(map(escape, others))
             blocks.append(
-                f"{NOT_APPLICABLE}: computes another function than softmax attention on purpose, so "
-                f"that its distance to it is no fault: {text}."
+                f"Not applicable ({NOT_APPLICABLE}), since they compute another function than softmax "
+                f"attention on purpose, and their distance to it is no fault: {text}."
             )
         details = details_table(one)
         if details:
@@ -145,10 +145,12 @@ def fidelity_blocks(runs: Sequence[Run]) -> list[str]:
 
 
 def fidelity_table(one: Beside) -> str:
-    """Variants by family of inputs: skill with its interval."""
-    families = one.families
+    """Variants by family of inputs: skill with its interval; without those it says nothing of."""
+    families, without = one.families, set(_not_applicable(one))
     body = []
     for row in one.rows:
+        if row["label"] in without:
+            continue
         mine = one.found[row["label"]]
         cells = [_skill(row, mine.get(f)) for f in families]
         body.append([escape(row["label"]), escape(row["computes"] or ABSENT), *cells])

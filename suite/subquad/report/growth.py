@@ -33,8 +33,8 @@ interval is below {QUADRATIC}, *quadratic or steeper* that it is above."""
 
 
 def growth_section(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
-    """Blocks of the report: a table for each workload that can be fitted; none without rows."""
-    if not rows:
+    """Blocks of the report: a table for each workload that can be fitted; none without a figure."""
+    if not any(r["time_s"] is not None or r["peak_bytes"] is not None for r in rows):
         return []
     samples = timings(runs)
     names = [*naming(slices(rows)), "seq_len"]

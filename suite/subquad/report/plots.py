@@ -62,6 +62,12 @@ HEADS = replace(
     x_title="heads",
     guides=False,
 )
+DECODE = replace(
+    TIME,
+    name="decode_vs_context",
+    title="Time of one step of decoding by length of the context",
+    x_title="positions before the step",
+)
 MEMORY = Curve(
     name="memory_vs_seq_len",
     title="Peak workspace of one call by sequence length",
@@ -88,8 +94,11 @@ def draw_all(rows: Sequence[Row], machine: str, out: Path) -> list[Figure]:
     """Every figure that the rows have data for, saved under `out`."""
     with styled():
         style = looks(rows)
-        figures = [_curves(c, slices(rows), style, machine, out) for c in (TIME, MEMORY, SPEEDUP)]
+        whole = slices(r for r in rows if r["phase"] != "decode")
+        steps = slices(r for r in rows if r["phase"] == "decode")
+        figures = [_curves(c, whole, style, machine, out) for c in (TIME, MEMORY, SPEEDUP)]
         figures.append(_curves(HEADS, _by_heads(rows), style, machine, out))
+        figures.append(_curves(DECODE, steps, style, machine, out))
     return [f for f in figures if f is not None]
 
 

@@ -1,4 +1,8 @@
-"""Write a report: a pure function of runs."""
+"""Write a report: a pure function of runs.
+
+The answer comes first, then what it rests on: curves, crossovers, growth, quality, what is paid once;
+then everything that was measured, where, and how to read it.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +12,34 @@ from pathlib import Path
 from typing import Any
 
 from subquad.analyze.crossover import check_reference
-from subquad.analyze.slices import Slice, describe, is_fit, naming, slices, timings
+from subquad.analyze.slices import Slice, Timings, describe, is_fit, naming, slices, timings
 from subquad.analyze.standing import Standing
 from subquad.analyze.summary import Row, columns, deviation_families
 from subquad.analyze.summary import rows as rows_of
 from subquad.record import Run, Status
+from subquad.report.advice import advice_section
+from subquad.report.crossing_figure import draw_crossings
 from subquad.report.crossings import crossings_section
 from subquad.report.embed import embed
 from subquad.report.growth import growth_section
+from subquad.report.latex import is_table, latex
 from subquad.report.markdown import csv_text, escape
 from subquad.report.noise import noise_floor
+from subquad.report.page.document import document
+from subquad.report.page.explore import explored
+from subquad.report.page.markup import sections
 from subquad.report.plots import Figure, draw_all
 from subquad.report.quality_report import Quality
+from subquad.report.setup import setup_section
 from subquad.report.standings import standings, standings_section
 from subquad.report.tables import (
     failures_table,
     kernels_table,
     machine_lines,
-    overview,
     seq_len_table,
     workload_table,
 )
+from subquad.report.versus import versus_section
 
 READING = """\
 A time is that of one call: the median of each process, then the geometric mean over processes; its
@@ -41,6 +52,18 @@ the distance to full softmax attention, and skill is 1 at full attention and 0 a
 visible values. Roofline share is the least time the machine's measured ceilings allow over the
 measured time. A dash says that something was not measured."""
 
+PAPER = (
+    *(
+        "Which attention to use",
+        "How time and memory grow",
+        "Quality",
+        "Recall",
+        "Set-up and first call",
+    ),
+    *("Verdicts", "Quality against cost"),
+)
+"""Sections whose tables are written as LaTeX, too."""
+
 KERNELS = """\
 What torch dispatched in one call: operators of attention, code of torch.compile and what packages
 registered, where there are any; else the operators that took longest. A variant that declares its
@@ -49,19 +72,25 @@ kernel and ran another is in the table above and has no time."""
 
 @dataclass(frozen=True)
 class Report:
-    """What was written."""
+    """What was written: `page` is report.md, `html` the same for a browser."""
 
     page: Path
+    html: Path
     tables: tuple[Path, ...]
     figures: tuple[Figure, ...]
 
     @property
     def paths(self) -> list[Path]:
-        return [self.page, *self.tables, *(path for figure in self.figures for path in figure.files)]
+        return [
+            self.page,
+            self.html,
+            *self.tables,
+            *(path for figure in self.figures for path in figure.files),
+        ]
 
 
 def render(runs: Sequence[Run] | Run, out: Path, against: Sequence[str] = ()) -> Report:
-    """Write report.md, tables as CSV and figures/ under `out`, one report over all the runs.
+    """Write index.html, report.md, tables as CSV and LaTeX, and figures/ under `out`, over all runs.
 
     `against` are the labels that verdicts and crossovers are told against, instead of the baseline and
     the best exact kernel.
@@ -72,18 +101,50 @@ def render(runs: Sequence[Run] | Run, out: Path, against: Sequence[str] = ()) ->
     runs = [runs] if isinstance(runs, Run) else list(runs)
     families = deviation_families(runs)
     rows = [row for run in runs for row in rows_of(run, families)]
-    quality = Quality.of(runs)
-    (out / "figures").mkdir(parents=True, exist_ok=True)
+    for label in against:
+        check_reference(label, (r["label"] for r in rows if r["task"] is None))
     timed = [row for row in rows if row["task"] is None]
-    figures = draw_all(timed, machine(runs), out / "figures")
-    quality_figures = quality.draw(machine(runs), out / "figures")
-    page = out / "report.md"
-    tables = {out / "cells.csv": csv_text(columns(families), rows), **quality.tables(out)}
-    for path, text in tables.items():
+    samples, baselines = timings(runs), {run.name: run.baseline for run in runs}
+    quality, where = Quality.of(runs), machine(runs)
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    figures = draw_all(timed, where, out / "figures")
+    crossings = draw_crossings(timed, baselines, samples, where, out / "figures")
+    quality_figures = quality.draw(where, out / "figures")
+    everything = [*figures, *([crossings] if crossings else []), *quality_figures.all]
+    blocks = page_blocks(
+        runs, rows, figures, against, quality.blocks(quality_figures), crossings, samples
+    )
+    texts = {
+        out / "report.md": "\n\n".join(blocks) + "\n",
+        out / "index.html": document(blocks, everything, explored(slices(timed), baselines, samples)),
+        out / "cells.csv": csv_text(columns(families), rows),
+        **quality.tables(out),
+        **latex_tables(blocks, out / "tables"),
+    }
+    for path, text in texts.items():
+        path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8", newline="")
-    text = page_text(runs, rows, figures, against, quality.blocks(quality_figures))
-    page.write_text(text, encoding="utf-8", newline="")
-    return Report(page, tuple(tables), (*figures, *quality_figures.all))
+    page, html, *tables = texts
+    return Report(page, html, tuple(tables), tuple(everything))
+
+
+def latex_tables(blocks: Sequence[str], out: Path) -> dict[Path, str]:
+    """The tables that a paper may want, each in a file of its own: those of the sections in PAPER."""
+    found = {}
+    for section in sections(blocks)[1]:
+        if section.title not in PAPER:
+            continue
+        before = ""
+        number = 0
+        for block in section.blocks:
+            if is_table(block):
+                number += 1
+                name = f"{section.id}-{number}"
+                caption = ": ".join(filter(None, (section.title, before)))
+                found[out / f"{name}.tex"] = latex(block, caption, name)
+            elif block.startswith(("**", "###")) and "\n" not in block:
+                before = block.strip("*# ")
+    return found
 
 
 def machine(runs: Sequence[Run]) -> str:
@@ -105,44 +166,55 @@ def _word(value: Any) -> str:
     return str(value) if value else ""
 
 
-def page_text(
+def page_blocks(
     runs: Sequence[Run],
     rows: Sequence[Row],
     figures: Sequence[Figure],
-    against: Sequence[str] = (),
-    quality: Sequence[str] = (),
-) -> str:
+    against: Sequence[str],
+    quality: Sequence[str],
+    crossings: Figure | None,
+    samples: Timings,
+) -> list[str]:
     """The whole report as Markdown; `quality` are the blocks that say how good the variants are."""
-    for label in against:
-        check_reference(label, (r["label"] for r in rows))
     everything, rows = slices(rows), [r for r in rows if r["task"] is None]
     parts = slices(rows)
-    names = ", ".join(escape(run.name) for run in runs)
-    blocks = [f"# Attention benchmark: {names or 'no run'}", *_what_was_run(runs, rows)]
-    blocks += ["## How to read this", READING, *map(noise_floor, runs)]
-    if not everything:
-        blocks.append("**There are no cells in these runs, so there is nothing to report.**")
-    elif rows and not any(is_fit(r) for r in rows):
-        blocks.append(f"**None of the {len(rows)} cells has a time; their reasons are below.**")
-    else:
-        blocks += _fastest(runs, parts)
     found = standings(runs, parts, against)
-    for figure in figures:
-        blocks += [f"## {figure.title}", *embed(figure)]
-    blocks += crossings_section(runs, rows, against or None)
+    by_name = {figure.name: figure for figure in figures}
+    names = ", ".join(escape(run.name) for run in runs)
+    blocks = [f"# Attention benchmark: {names or 'no run'}"]
+    if not everything:
+        blocks += ["## Nothing to report", "**There are no cells in these runs.**"]
+    elif rows and not any(is_fit(r) or r["status"] == Status.OK for r in rows):
+        blocks += ["## Nothing to choose from"]
+        blocks += [f"**None of the {len(rows)} cells has a time; their reasons are below.**"]
+    blocks += advice_section(parts, samples)
+    blocks += versus_section(runs)
+    for name in ("time_vs_seq_len", "memory_vs_seq_len", "speedup_vs_seq_len"):
+        blocks += _figure(by_name.get(name))
+    blocks += crossings_section(runs, rows, against or None, crossings)
     blocks += growth_section(runs, rows)
     blocks += quality
+    for name in ("time_vs_heads", "decode_vs_context"):
+        blocks += _figure(by_name.get(name))
+    blocks += setup_section(parts)
     blocks += standings_section(found)
     blocks += _failures(everything)
-    blocks += _kernels(parts)
     blocks += _deviation_gaps(runs)
+    blocks += ["## Noise floor", *map(noise_floor, runs)] if runs else []
+    blocks += _what_was_run(runs, rows)
+    blocks += ["## How to read this", READING]
+    blocks += _kernels(parts)
     blocks += _details(found, deviation_families(runs))
     blocks += _warnings(runs)
-    return "\n\n".join(blocks) + "\n"
+    return blocks
+
+
+def _figure(figure: Figure | None) -> list[str]:
+    return [] if figure is None else [f"## {figure.title}", *embed(figure)]
 
 
 def _what_was_run(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
-    blocks = ["## What was run"]
+    blocks = ["## What was run"] if runs else []
     for run in runs:
         mine = [r for r in rows if r["run"] == run.name]
         timed = sum(is_fit(r) for r in mine)
@@ -154,16 +226,6 @@ def _what_was_run(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
         used = dict.fromkeys(describe(r, keys) for r in mine)
         lines += [f"- Ran {escape(text)}" for text in used]
         blocks.append("\n".join(lines))
-    return blocks
-
-
-def _fastest(runs: Sequence[Run], parts: Sequence[Slice]) -> list[str]:
-    samples = timings(runs)
-    blocks = ["## Fastest at each sequence length"]
-    names = naming(parts)
-    for part in parts:
-        if any(is_fit(r) for r in part.rows):
-            blocks += [f"**{escape(describe(part.axes, names))}**", overview(part, samples)]
     return blocks
 
 
@@ -183,21 +245,20 @@ def _kernels(parts: Sequence[Slice]) -> list[str]:
 
 
 def _deviation_gaps(runs: Sequence[Run]) -> list[str]:
-    """Why a family of inputs gave no deviation, each reason once."""
-    gaps = {
-        (d.inputs, d.reason): None
-        for run in runs
-        for m in run.measurements
-        for d in m.deviations
-        if d.reason
-    }
+    """Why a family of inputs gave no deviation, each reason once; not that it does not apply."""
+    gaps: dict[str, dict[str, None]] = {}
+    for m in (m for run in runs for m in run.measurements):
+        for d in m.deviations:
+            if d.reason and m.computes != "different":
+                gaps.setdefault(d.reason, {})[d.inputs] = None
     if not gaps:
         return []
-    lines = [f"- {escape(inputs)}: {escape(reason)}" for inputs, reason in gaps]
+    lines = [f"- {escape(', '.join(inputs))}: {escape(reason)}" for reason, inputs in gaps.items()]
     return ["## Deviations that could not be measured", "\n".join(lines)]
 
 
 def _details(found: Sequence[tuple[Slice, Sequence[Standing]]], families: Sequence[str]) -> list[str]:
+    found = [(part, mine) for part, mine in found if any(_weighed(r) for r in part.rows)]
     blocks = ["## Every workload"] if found else []
     names = naming([part for part, _ in found])
     for part, mine in found:
@@ -205,6 +266,11 @@ def _details(found: Sequence[tuple[Slice, Sequence[Standing]]], families: Sequen
         for n in part.seq_lens:
             blocks += [f"#### seq_len {n}", workload_table(part.at(n), families, mine)]
     return blocks
+
+
+def _weighed(row: Row) -> bool:
+    """Whether its time or memory was measured."""
+    return row["time_s"] is not None or row["workspace_bytes"] is not None
 
 
 def _warnings(runs: Sequence[Run]) -> list[str]:

@@ -181,12 +181,13 @@ def spread(places: Sequence[float], pitch: float, low: float = -1e9, high: float
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write PNG and SVG; the same figure gives the same bytes."""
+    """Write PNG, SVG and PDF; the same figure gives the same bytes."""
     FigureCanvasAgg(figure)
-    png, svg = stem.with_suffix(".png"), stem.with_suffix(".svg")
+    png, svg, pdf = (stem.with_suffix(suffix) for suffix in (".png", ".svg", ".pdf"))
     figure.savefig(png, dpi=160, metadata={"Software": None})
     figure.savefig(svg, metadata={"Date": None, "Creator": "subquad"})
-    return [png, svg]
+    figure.savefig(pdf, metadata={"CreationDate": None, "Creator": "subquad", "Producer": None})
+    return [png, svg, pdf]
 
 
 def styled() -> Any:

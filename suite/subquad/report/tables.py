@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from subquad import units
-from subquad.analyze.slices import Fastest, Slice, Timings, describe, fastest, is_fit, naming
+from subquad.analyze.slices import Slice, describe, is_fit, naming
 from subquad.analyze.standing import Standing
 from subquad.analyze.summary import Row
 from subquad.record import Run, Status
@@ -87,48 +87,6 @@ def _component(name: str, value: Any) -> str:
     if name == "memory" and isinstance(value, (int, float)):
         return f"memory {units.size(value)}"
     return f"{name} {value}"
-
-
-def overview(part: Slice, timings: Timings) -> str:
-    """The fastest exact variant and the fastest of any kind at each seq_len, with ties said.
-
-    Controls show what doing nothing costs; they do not compete.
-    """
-    head = ["seq_len", "fastest exact", "time", "fastest of any kind", "computes", "time", "speed-up"]
-    body = []
-    for n in part.seq_lens:
-        here = [r for r in part.at(n) if r["family"] != "control"]
-        exact = fastest([r for r in here if r["computes"] == "exact"], timings)
-        best = fastest(here, timings)
-        body.append(
-            [
-                str(n),
-                _winners(exact),
-                optional(exact.row["time_s"], units.seconds) if exact else ABSENT,
-                _winners(best),
-                escape(best.row["computes"] or ABSENT) if best else ABSENT,
-                optional(best.row["time_s"], units.seconds) if best else ABSENT,
-                speedup_text(best.row) if best else ABSENT,
-            ]
-        )
-    return table(head, body, right=("seq_len", "time"))
-
-
-def _winners(found: Fastest | None) -> str:
-    if found is None:
-        return ABSENT
-    text = escape(found.row["label"])
-    if found.tied:
-        text += f", tied with {_some(found.tied)}"
-    if found.undetermined:
-        text += f"; {NOT_DETERMINED} against {_some(found.undetermined)}"
-    return text
-
-
-def _some(rows: Sequence[Row], limit: int = 3) -> str:
-    names = [escape(r["label"]) for r in rows[:limit]]
-    more = len(rows) - limit
-    return ", ".join(names) + (f" and {more} more" if more > 0 else "")
 
 
 def seq_len_table(part: Slice) -> str:

@@ -119,7 +119,8 @@ def _strip(
     for x in (0.0, 1.0):
         ax.axvline(x, color=FAINT, linewidth=1.0, zorder=1)
     valid = t.validity is Validity.VALID
-    head = textwrap.wrap(plain(t.task, 44), 19)[:2]
+    name, bracket, settings = plain(t.task, 44).partition("[")
+    head = [line for part in (name, bracket + settings) for line in textwrap.wrap(part, 19)][:2]
     if t.metric != "accuracy":
         head.append(plain(t.metric, 17) + ("" if t.higher_is_better else " ↓"))
     head += [] if valid else [str(t.validity)]

@@ -1,0 +1,164 @@
+"""The first answer of a report: which attention to use, by sequence length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from subquad import units
+from subquad.analyze.advice import USABLE, Advice, Gain, advice
+from subquad.analyze.slices import Fastest, Slice, Timings, describe, is_fit, naming
+from subquad.analyze.verdicts import Judged
+from subquad.report.markdown import escape, table
+from subquad.report.tables import speedup_text
+
+ABSENT = "–"
+NONE = "none surely faster"
+NOT_DETERMINED = "not determined"
+
+READING = f"""\
+Exact: the fastest variant that computes softmax attention itself, and those that cannot be told from
+it. The others are named only where they are surely faster than that (paired ratios, Holm-corrected over
+all variants and lengths of the workload); the figure is how many times as fast, with its 95 % interval.
+Closest: of those that restrict or estimate softmax, the one with the highest skill (1 is full
+attention, 0 no better than averaging), if that is at least {USABLE:g}. A function of its own is no
+stand-in for softmax: a model has to be trained with it. Controls do not compete."""
+
+HEAD = [
+    *("seq_len", "exact: use", "time", "over the baseline", "approximate, closest: use", "skill"),
+    *(
+        "times as fast",
+        "approximate, fastest",
+        "times as fast",
+        "own function, fastest",
+        "times as fast",
+    ),
+]
+
+
+def advice_section(parts: Sequence[Slice], timings: Timings) -> list[str]:
+    """A table for each workload of several lengths, one for all others; none without a time."""
+    timed = [part for part in parts if any(is_fit(r) for r in part.rows)]
+    if not timed:
+        return []
+    names = naming(timed)
+    blocks = ["## Which attention to use", READING]
+    single = []
+    for part in timed:
+        found, where = advice(part, timings), describe(part.axes, names)
+        if len(found) == 1:
+            single += [(where, found[0])]
+            continue
+        blocks += [f"**{escape(where)}**", f"{in_short(found)}{_inputs(found)}"]
+        blocks.append(advice_table([(str(a.seq_len), a) for a in found]))
+    if single:
+        rows = [(f"{a.seq_len}: {escape(where)}", a) for where, a in single]
+        blocks += ["**Workloads measured at one length**", advice_table(rows)]
+        told = dict.fromkeys(filter(None, (_inputs([a]).strip() for _, a in single)))
+        blocks += [" ".join(told)] if told else []
+    return blocks
+
+
+def _inputs(found: Sequence[Advice]) -> str:
+    """Where skill is from, if any is told."""
+    told = any(a.closest and a.closest.skill is not None for a in found)
+    return f" Skill is on {escape(found[0].inputs)} inputs." if told else ""
+
+
+def in_short(found: Sequence[Advice]) -> str:
+    """The table in a sentence or two: what to use from which length to which."""
+    known = [a for a in found if a.exact]
+    exact = "; ".join(
+        f"{escape(name)} {_stretch(lengths)}"
+        for name, lengths in _runs([(a.seq_len, _name(a.exact)) for a in known])
+    )
+    if not any(a.contenders for a in known):
+        return f"Exact: {exact}."
+    closest = "; ".join(
+        f"{escape(name) if name else 'none'} {_stretch(lengths)}"
+        for name, lengths in _runs([(a.seq_len, _usable(a.closest)) for a in known])
+    )
+    return f"Exact: {exact}. Faster and still close: {closest}."
+
+
+def _usable(gain: Gain | None) -> str:
+    return gain.row["label"] if gain and gain.usable else ""
+
+
+def _name(found: Fastest | None) -> str:
+    return found.row["label"] if found else ""
+
+
+def _label(gain: Gain | None) -> str:
+    return gain.row["label"] if gain else ""
+
+
+def _runs(named: Sequence[tuple[int, str]]) -> list[tuple[str, list[int]]]:
+    return [(name, [n for n, _ in group]) for name, group in groupby(named, key=lambda p: p[1])]
+
+
+def _stretch(lengths: Sequence[int]) -> str:
+    return f"at {lengths[0]}" if len(lengths) == 1 else f"from {lengths[0]} to {lengths[-1]}"
+
+
+def advice_table(found: Sequence[tuple[str, Advice]]) -> str:
+    """A line for each advice, with the words that begin it."""
+    body = []
+    for start, a in found:
+        line = [start, _exact(a.exact)]
+        line.append(units.seconds(a.exact.row["time_s"]) if a.exact else ABSENT)
+        line.append(speedup_text(a.exact.row) if a.exact else ABSENT)
+        usable = a.closest if a.closest and a.closest.usable else None
+        line += [_closest(a), _skill(a.closest), _times(usable)]
+        line += [_use(a.quickest, a), _times(a.quickest)]
+        line += [escape(_label(a.other)) or ABSENT, _times(a.other)]
+        body.append(line)
+    return table(HEAD, body, right=("time", "skill"))
+
+
+def _exact(found: Fastest | None) -> str:
+    if found is None:
+        return ABSENT
+    text = f"**{escape(found.row['label'])}**"
+    if found.tied:
+        text += f", or {_some([r['label'] for r in found.tied])}"
+    if found.undetermined:
+        names = _some([r["label"] for r in found.undetermined])
+        text += f" ({NOT_DETERMINED} against {names})"
+    return text
+
+
+def _some(labels: Sequence[str], limit: int = 3) -> str:
+    more = len(labels) - limit
+    return ", ".join(map(escape, labels[:limit])) + (f" and {more} more" if more > 0 else "")
+
+
+def _use(gain: Gain | None, a: Advice) -> str:
+    if gain is not None:
+        return escape(gain.row["label"])
+    return NONE if a.contenders and a.exact else ABSENT
+
+
+def _closest(a: Advice) -> str:
+    if a.closest is not None and not a.closest.usable:
+        return f"none ({escape(a.closest.row['label'])} comes to)"
+    return _use(a.closest, a)
+
+
+def _skill(gain: Gain | None) -> str:
+    return ABSENT if gain is None or gain.skill is None else f"{gain.skill:.2f}"
+
+
+def _times(gain: Gain | None) -> str:
+    return ABSENT if gain is None else speed(gain.judged)
+
+
+def speed(judged: Judged) -> str:
+    """`2.31x [2.25x, 2.38x]`: how many times as fast as the reference."""
+    i = judged.interval
+    if i is None:
+        return ABSENT
+    if i.low is None or i.high is None:
+        return f"{units.ratio(1 / i.estimate)} [{NOT_DETERMINED}]"
+    low, high = units.ratio(1 / i.high), units.ratio(1 / i.low)
+    return f"{units.ratio(1 / i.estimate)} [{low}, {high}]"
