@@ -18,6 +18,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from subquad.contract import Cost, Workload
@@ -69,7 +70,7 @@ class Cell:
     hardware: Mapping[str, Scalar]  # name, threads, allocator
     inputs: Mapping[str, Scalar]  # family, its settings, seed
 
-    @property
+    @cached_property
     def id(self) -> str:
         return short_hash(self.to_json())
 
@@ -78,7 +79,7 @@ class Cell:
         """Whether a model is trained here, instead of a call measured."""
         return "task" in self.inputs
 
-    @property
+    @cached_property
     def group(self) -> str:
         """Identifies the cells measured against each other: all but the variant in common."""
         shared = {k: v for k, v in self.to_json().items() if k not in ("variant", "params")}
@@ -86,10 +87,16 @@ class Cell:
 
     def to_json(self) -> dict[str, Any]:
         """As written; without the axes of later schemas that are not used, so that ids stay."""
-        data = asdict(self)
-        if data["workload"]["lengths"] is None:
-            del data["workload"]["lengths"]
-        return data
+        workload = dict(vars(self.workload))  # asdict copies deeply, which takes 50 times as long
+        if workload["lengths"] is None:
+            del workload["lengths"]
+        return {
+            "variant": self.variant,
+            "params": dict(self.params),
+            "workload": workload,
+            "hardware": dict(self.hardware),
+            "inputs": dict(self.inputs),
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Cell:
@@ -421,6 +428,11 @@ class Run:
     environments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     baseline: str = "full_naive"
+
+    @cached_property
+    def derived(self) -> dict[str, Any]:
+        """What analysis made of this run, kept so that it is made once."""
+        return {}
 
     def without_tasks(self) -> Run:
         """The run without the cells of tasks: what time and memory are asked of."""

@@ -129,7 +129,7 @@ def _workloads(runs: Sequence[Run]) -> list[tuple[Slice, list[Costed]]]:
     extra: dict[tuple[str, str], Measurement] = {}
     rows: list[Row] = []
     for run in runs:
-        for row, m in zip(rows_of(run, ()), run.measurements, strict=True):
+        for row, m in zip(rows_of(run), run.measurements, strict=True):
             if is_fit(row) and not m.cell.is_task:
                 rows.append(row)
                 extra[row["run"], row["cell"]] = m

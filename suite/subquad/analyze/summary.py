@@ -58,14 +58,23 @@ def columns(families: Sequence[str]) -> list[str]:
 
 
 def rows(run: Run, families: Sequence[str] | None = None) -> list[Row]:
-    """The rows of a run, in the order of its measurements.
+    """The rows of a run, in the order of its measurements; made once, and not to be changed.
 
     `families` are the families of inputs that get columns; by default those of the run.
     """
     families = deviation_families([run]) if families is None else families
+    key = f"rows {canonical_json(list(families))}"
+    if key not in run.derived:
+        run.derived[key] = _rows(run, families)
+    found: list[Row] = run.derived[key]
+    return found
+
+
+def _rows(run: Run, families: Sequence[str]) -> list[Row]:
     names_of = labels(run)
     baselines = {m.cell.id for m in run.measurements if m.cell.variant == run.baseline}
     names = columns(families)
+    controls: dict[str, Row] = {}  # of each session, worked out once
     found = []
     for m, label in zip(run.measurements, names_of, strict=True):
         timing = m.timing if m.status.has_time else None  # a wrong kernel has no speed
@@ -79,13 +88,20 @@ def rows(run: Run, families: Sequence[str] | None = None) -> list[Row]:
         }
         row |= _axes(m) | _timing(timing, time) | _memory(m) | _quality(m, families)
         row |= _cost(m, time, run.environments.get(m.environment, {}))
-        row |= _session(timing, run.sessions, baselines) | _score(m)
+        row |= _session(timing, run.sessions, baselines, controls) | _score(m)
         found.append(row)
     return found
 
 
 def labels(run: Run) -> list[str]:
     """The variant's name, with the parameters that tell its sets apart where the run holds several."""
+    if "labels" not in run.derived:
+        run.derived["labels"] = _labels(run)
+    found: list[str] = run.derived["labels"]
+    return found
+
+
+def _labels(run: Run) -> list[str]:
     sets: dict[str, dict[str, Mapping[str, Scalar]]] = {}
     for m in run.measurements:
         sets.setdefault(m.cell.variant, {})[canonical_json(dict(m.cell.params))] = m.cell.params
@@ -215,15 +231,24 @@ def least_time_s(cost: Cost, dtype: str, environment: Mapping[str, Any]) -> floa
     return float(max(cost.flops / float(flops_per_s), cost.bytes / by_size[size]))
 
 
-def _session(timing: Timing | None, sessions: Mapping[str, Session], baselines: set[str]) -> Row:
+def _session(
+    timing: Timing | None,
+    sessions: Mapping[str, Session],
+    baselines: set[str],
+    controls: dict[str, Row],
+) -> Row:
     """Speed-up over the baseline, where the session's reference is the baseline, and the A/A ratio."""
     session = sessions.get(timing.session) if timing else None
     if timing is None or session is None:
         return {}
-    row: Row = {"noisy": session.noisy}
-    control = ratio_interval(session.control_timing, session.reference_timing)
-    if control:
-        row |= {"aa_ratio": control.estimate, "aa_low": control.low, "aa_high": control.high}
+    if timing.session not in controls:
+        control = ratio_interval(session.control_timing, session.reference_timing)
+        controls[timing.session] = (
+            {"aa_ratio": control.estimate, "aa_low": control.low, "aa_high": control.high}
+            if control
+            else {}
+        )
+    row: Row = {"noisy": session.noisy, **controls[timing.session]}
     speedup = ratio_interval(session.reference_timing, timing)
     if speedup and session.reference in baselines:
         row |= {"speedup": speedup.estimate}

@@ -86,7 +86,7 @@ def fidelity_csv(runs: Sequence[Run]) -> str:
 
 def _measured(runs: Iterable[Run]) -> Iterable[tuple[Row, tuple[Deviation, ...]]]:
     for run in runs:
-        for row, m in zip(rows_of(run, ()), run.measurements, strict=True):
+        for row, m in zip(rows_of(run), run.measurements, strict=True):
             yield row, m.deviations
 
 

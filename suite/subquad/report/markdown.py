@@ -49,10 +49,11 @@ def csv_text(names: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
 
 def _csv_field(value: Any) -> Any:
     """Strings that a spreadsheet would run as a formula get a quote in front."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
+    kind = type(value)
+    if kind is float:
         return f"{value:.12g}"
+    if kind is bool:
+        return "true" if value else "false"
     if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
         return "'" + value
     return value

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from subquad.analyze.fronts import Front, fronts, invalid_tasks
-from subquad.analyze.quality import scores
 from subquad.analyze.trained import TaskTable
 from subquad.record import Run
 from subquad.report.embed import embed
@@ -56,9 +55,10 @@ class Quality:
     def tables(self, out: Path) -> dict[Path, str]:
         """CSV files and what goes into them; none where nothing was asked about quality."""
         found = {}
-        if scores(self.runs):
+        measured = [m for run in self.runs for m in run.measurements]
+        if any(m.deviations or m.recall or m.cell.is_task for m in measured):
             found[out / "quality.csv"] = quality_csv(self.runs)
-        if any(m.deviations for run in self.runs for m in run.measurements):
+        if any(m.deviations for m in measured):
             found[out / "fidelity.csv"] = fidelity_csv(self.runs)
         if self.fronts:
             found[out / "fronts.csv"] = fronts_csv(self.fronts)

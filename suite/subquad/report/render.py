@@ -52,6 +52,8 @@ the distance to full softmax attention, and skill is 1 at full attention and 0 a
 visible values. Roofline share is the least time the machine's measured ceilings allow over the
 measured time. A dash says that something was not measured."""
 
+MOST_WORKLOADS = 16
+"""That a report tells about; a reader compares no more."""
 PAPER = (
     *(
         "Which attention to use",
@@ -103,7 +105,7 @@ def render(runs: Sequence[Run] | Run, out: Path, against: Sequence[str] = ()) ->
     rows = [row for run in runs for row in rows_of(run, families)]
     for label in against:
         check_reference(label, (r["label"] for r in rows if r["task"] is None))
-    timed = [row for row in rows if row["task"] is None]
+    timed = richest([row for row in rows if row["task"] is None])
     samples, baselines = timings(runs), {run.name: run.baseline for run in runs}
     quality, where = Quality.of(runs), machine(runs)
     (out / "figures").mkdir(parents=True, exist_ok=True)
@@ -126,6 +128,20 @@ def render(runs: Sequence[Run] | Run, out: Path, against: Sequence[str] = ()) ->
         path.write_text(text, encoding="utf-8", newline="")
     page, html, *tables = texts
     return Report(page, html, tuple(tables), tuple(everything))
+
+
+def richest(rows: Sequence[Row]) -> list[Row]:
+    """The rows of the workloads that a report can hold: those with most times, in their order."""
+    parts = slices(rows)
+    ordered = sorted(parts, key=lambda p: -sum(is_fit(r) for r in p.rows))
+    kept = {id(p) for p in ordered[:MOST_WORKLOADS]}
+    return [r for p in parts if id(p) in kept for r in p.rows]
+
+
+def _more(count: int) -> list[str]:
+    if count < 1:
+        return []
+    return [f"{count} more workloads, those with fewest times, are in cells.csv only."]
 
 
 def latex_tables(blocks: Sequence[str], out: Path) -> dict[Path, str]:
@@ -176,7 +192,8 @@ def page_blocks(
     samples: Timings,
 ) -> list[str]:
     """The whole report as Markdown; `quality` are the blocks that say how good the variants are."""
-    everything, rows = slices(rows), [r for r in rows if r["task"] is None]
+    everything, measured = slices(rows), [r for r in rows if r["task"] is None]
+    rows = richest(measured)
     parts = slices(rows)
     found = standings(runs, parts, against)
     by_name = {figure.name: figure for figure in figures}
@@ -201,7 +218,8 @@ def page_blocks(
     blocks += _failures(everything)
     blocks += _deviation_gaps(runs)
     blocks += ["## Noise floor", *map(noise_floor, runs)] if runs else []
-    blocks += _what_was_run(runs, rows)
+    blocks += _what_was_run(runs, measured)
+    blocks += _more(len(slices(measured)) - len(parts))
     blocks += ["## How to read this", READING]
     blocks += _kernels(parts)
     blocks += _details(found, deviation_families(runs))

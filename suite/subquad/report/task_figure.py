@@ -33,7 +33,7 @@ def draw_tasks(runs: Sequence[Run], machine: str, out: Path) -> list[Figure]:
     for t in task_tables(runs):
         if any(r.mean for r in t.rows):
             groups.setdefault((t.run, t.hardware), []).append(t)
-    style = looks([row for run in runs for row in rows_of(run, ())])
+    style = looks([row for run in runs for row in rows_of(run)])
     pages = [
         mine[i : i + MOST_TASKS] for mine in groups.values() for i in range(0, len(mine), MOST_TASKS)
     ]
