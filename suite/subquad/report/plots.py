@@ -77,6 +77,12 @@ MEMORY = Curve(
     base=2,
     guides=True,
 )
+DECODE_MEMORY = replace(
+    MEMORY,
+    name="decode_memory_vs_context",
+    title="Peak workspace of one step of decoding by length of the context",
+    x_title="positions before the step",
+)
 SPEEDUP = Curve(
     name="speedup_vs_seq_len",
     title="Speed-up over the baseline by sequence length",
@@ -98,7 +104,7 @@ def draw_all(rows: Sequence[Row], machine: str, out: Path) -> list[Figure]:
         steps = slices(r for r in rows if r["phase"] == "decode")
         figures = [_curves(c, whole, style, machine, out) for c in (TIME, MEMORY, SPEEDUP)]
         figures.append(_curves(HEADS, _by_heads(rows), style, machine, out))
-        figures.append(_curves(DECODE, steps, style, machine, out))
+        figures += [_curves(c, steps, style, machine, out) for c in (DECODE, DECODE_MEMORY)]
     return [f for f in figures if f is not None]
 
 

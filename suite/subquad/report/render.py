@@ -211,7 +211,7 @@ def page_blocks(
     blocks += crossings_section(runs, rows, against or None, crossings)
     blocks += growth_section(runs, rows)
     blocks += quality
-    for name in ("time_vs_heads", "decode_vs_context"):
+    for name in ("time_vs_heads", "decode_vs_context", "decode_memory_vs_context"):
         blocks += _figure(by_name.get(name))
     blocks += setup_section(parts)
     blocks += standings_section(found)
