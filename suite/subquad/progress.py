@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import monotonic
 from types import TracebackType
 
 from rich.console import Console
@@ -10,9 +11,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from subquad.plan import Group, Planned
 
+QUIET_S = 30.0  # without a line, where there is no terminal
+
 
 class Bar:
-    """A progress bar on a terminal; one line a group, and a task that was learned, where there is none.
+    """A progress bar on a terminal; where there is none, a line for each group that is timed, for each
+    task that was learned, and at least every half minute.
 
     Cells count by the work declared for them, so that the time left is not told by the quick ones.
     Refreshes once a second: drawing takes time from what is measured.
@@ -37,6 +41,7 @@ class Bar:
         self._task = self._progress.add_task(title, total=None, cells="0")
         self._total = 0
         self._done = 0
+        self._said_s = monotonic()
 
     def __enter__(self) -> Bar:
         self._progress.start()
@@ -59,7 +64,8 @@ class Bar:
 
     def doing(self, what: str) -> None:
         self._progress.update(self._task, description=what)
-        if not self.console.is_terminal and what.startswith("time"):
+        due = monotonic() - self._said_s >= QUIET_S
+        if not self.console.is_terminal and (due or what.startswith("time")):
             self.say(f"[{self._count}] {what}")
 
     def finished(self, planned: Planned) -> None:
@@ -69,6 +75,7 @@ class Bar:
             self.say(f"[{self._count}] {planned.task.label}: {planned.variant.name}")
 
     def say(self, text: str) -> None:
+        self._said_s = monotonic()
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @property
