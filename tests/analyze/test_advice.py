@@ -73,7 +73,7 @@ def test_without_exact_there_is_no_yardstick():
     assert (found.closest, found.other) == (None, None)
 
 
-def test_closeness_counts_on_the_most_telling_inputs_that_two_have():
+def test_closeness_counts_on_the_most_telling_of_the_inputs_that_most_have():
     both = {"autoregressive": 0.5, "gaussian[scale=1]": 0.1}
     skills = {"local_window": both, "lowrank_linformer": {**both, "captured": 0.9}}
     run = with_fidelity(build_run((NAIVE, WINDOW, LINFORMER), (1024,)), skills)

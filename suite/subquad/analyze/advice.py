@@ -89,17 +89,19 @@ def advice(part: Slice, timings: Timings) -> list[Advice]:
 
 
 def closeness_on(part: Slice) -> str | None:
-    """The family of inputs on which two approximations or more have a skill, the most telling one."""
+    """The family of inputs on which most approximations have a skill; of equals the most telling."""
     columns = [c for c in (part.rows[0] if part.rows else {}) if c.startswith("skill_")]
-    telling = {
-        name: sum(r[c] is not None for r in part.rows if r["computes"] in ESTIMATES)
-        for c, name in ((c, c.removeprefix("skill_")) for c in columns)
+    counts = {
+        c.removeprefix("skill_"): sum(r[c] is not None for r in part.rows if r["computes"] in ESTIMATES)
+        for c in columns
     }
-    for family in REAL:
-        for name in sorted(n for n, count in telling.items() if count > 1):
-            if name.split("[")[0].split("(")[0] == family:
-                return name
-    return None
+    known = sorted(name for name, count in counts.items() if count)
+    return max(known, key=lambda name: (counts[name], -_place(name)), default=None)
+
+
+def _place(name: str) -> int:
+    family = name.split("[")[0].split("(")[0]
+    return REAL.index(family) if family in REAL else len(REAL)
 
 
 def _gains(here: Sequence[Row], against: Standing, n: int, inputs: str | None) -> dict[str, Gain]:

@@ -53,9 +53,7 @@ def advice_section(parts: Sequence[Slice], timings: Timings) -> list[str]:
         blocks.append(advice_table([(str(a.seq_len), a) for a in found]))
     if single:
         rows = [(f"{a.seq_len}: {escape(where)}", a) for where, a in single]
-        blocks += ["**Workloads measured at one length**", advice_table(rows)]
-        told = dict.fromkeys(filter(None, (_inputs([a]).strip() for _, a in single)))
-        blocks += [" ".join(told)] if told else []
+        blocks += ["**Workloads measured at one length**", advice_table(rows, several=True)]
     return blocks
 
 
@@ -101,19 +99,20 @@ def _stretch(lengths: Sequence[int]) -> str:
     return f"at {lengths[0]}" if len(lengths) == 1 else f"from {lengths[0]} to {lengths[-1]}"
 
 
-def advice_table(found: Sequence[tuple[str, Advice]]) -> str:
-    """A line for each advice, with the words that begin it."""
+def advice_table(found: Sequence[tuple[str, Advice]], several: bool = False) -> str:
+    """A line for each advice, with the words that begin it; `several` workloads name their inputs."""
     body = []
     for start, a in found:
         line = [start, _exact(a.exact)]
         line.append(units.seconds(a.exact.row["time_s"]) if a.exact else ABSENT)
         line.append(speedup_text(a.exact.row) if a.exact else ABSENT)
         usable = a.closest if a.closest and a.closest.usable else None
-        line += [_closest(a), _skill(a.closest), _times(usable)]
+        line += [_closest(a), _skill(a, several), _times(usable)]
         line += [_use(a.quickest, a), _times(a.quickest)]
         line += [escape(_label(a.other)) or ABSENT, _times(a.other)]
         body.append(line)
-    return table(HEAD, body, right=("time", "skill"))
+    head = ["seq_len and workload" if several else "seq_len", *HEAD[1:]]
+    return table(head, body, right=("time", "skill"))
 
 
 def _exact(found: Fastest | None) -> str:
@@ -145,8 +144,11 @@ def _closest(a: Advice) -> str:
     return _use(a.closest, a)
 
 
-def _skill(gain: Gain | None) -> str:
-    return ABSENT if gain is None or gain.skill is None else f"{gain.skill:.2f}"
+def _skill(a: Advice, named: bool) -> str:
+    if a.closest is None or a.closest.skill is None:
+        return ABSENT
+    text = f"{a.closest.skill:.2f}"
+    return f"{text} on {escape(a.inputs)}" if named else text
 
 
 def _times(gain: Gain | None) -> str:

@@ -45,11 +45,17 @@ def test_sections_have_ids_that_do_not_repeat():
     assert [(s.id, s.blocks) for s in found] == [("a-b", ["x"]), ("a-b-2", ["y", "### c"])]
 
 
+def test_the_scale_of_a_glyph_is_not_rounded():
+    scaled = '<use transform="translate(12.34567 0) scale(0.015625)"/>'
+    content = base64.b64decode(picture(scaled).partition(",")[2]).decode()
+    assert content == '<use transform="translate(12.35 0) scale(0.015625)"/>'
+
+
 def test_a_picture_is_in_the_page_and_keeps_a_hundredth_of_a_point():
     address = picture('<svg><path d="M 1.23456 -0.0004 L 100.5 2.999999"/></svg>')
     kind, _, content = address.partition(",")
     assert kind == "data:image/svg+xml;base64"
-    assert base64.b64decode(content) == b'<svg><path d="M 1.23 -0 L 100.5 3"/></svg>'
+    assert base64.b64decode(content) == b'<svg><path d="M 1.23 -0.0004 L 100.5 3"/></svg>'
     page = to_html("![a figure](figures/a.png)", {"figures/a.png": address}, "t")
     assert f'src="{address}"' in page
     assert 'alt="a figure"' in page

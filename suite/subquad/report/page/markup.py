@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 _PARSER = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["link", "autolink"])
-_NUMBERS = re.compile(r"-?\d+\.\d{3,}")
+_NUMBERS = re.compile(r"-?[1-9]\d*\.\d{3,}")
 
 
 @dataclass
@@ -119,6 +119,9 @@ def _classes_for_styles(token: Token) -> None:
 
 
 def picture(svg: str) -> str:
-    """An SVG as an address that holds it; coordinates beyond a hundredth of a point are left out."""
+    """An SVG as an address that holds it; places beyond a hundredth of a point are left out.
+
+    What is below 1 may be a scale, and stays.
+    """
     small = _NUMBERS.sub(lambda m: f"{float(m.group()):.2f}".rstrip("0").rstrip("."), svg)
     return "data:image/svg+xml;base64," + base64.b64encode(small.encode()).decode()
