@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := suite variants configs tests examples
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test check bench format types clean help
+.PHONY: demo test check bench readme format types clean help
 
 help:
 	@echo "make demo   measure the attention variants on this machine and write a report (minutes)"
@@ -34,6 +34,10 @@ check: $(VENV)/.installed-dev types
 bench: $(VENV)/.installed-dev
 	$(PYTEST) tests/bench --benchmark-group-by=group --benchmark-sort=mean \
 		--benchmark-columns=median,iqr,rounds $(BENCH)
+
+# The figures of README.md, from results/reference.
+readme: $(VENV)/.installed
+	$(BIN)/python -m subquad.report.readme
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format $(SOURCES)
