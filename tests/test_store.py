@@ -193,6 +193,17 @@ def test_a_golden_journal_is_still_read(schema: str) -> None:
     assert all(m.kernels is None for m in run.measurements), "they were not recorded then"
 
 
+def test_the_first_journals_of_schema_3_are_still_read() -> None:
+    run = load(GOLDEN / "schema_3")
+    assert run.warnings == ()
+    assert {m.cell.is_task for m in run.measurements} == {False, True}
+    assert all(m.score for m in run.measurements if m.cell.is_task)
+    deviations = [d for m in run.measurements for d in m.deviations if d.skill is not None]
+    assert deviations
+    assert all(d.skill_low is None for d in deviations), "it had no interval then"
+    assert any(m.recall for m in run.measurements)
+
+
 def test_cell_ids_of_schema_1_are_still_the_same() -> None:
     """Sessions name their reference by id: a field added later must not change it where unused."""
     run = load(GOLDEN / "schema_1")

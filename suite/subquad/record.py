@@ -8,7 +8,8 @@ row: a cell with all its parts and the status that follows from them.
 Schema history (a changed field bumps SCHEMA_VERSION, keeps the old reader and a golden file):
     1  first version
     2  workload.lengths, written where it is not None; a record of schema 1 reads the same
-    3  status diverged; parts recall and task; a deviation holds more than two figures
+    3  status diverged; parts recall and task; a deviation holds more than two figures. Its first
+       journals have no interval of the skill, and an empty `detail` in every score of a task
 """
 
 from __future__ import annotations
@@ -361,7 +362,8 @@ class TaskScore:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TaskScore:
-        return cls(**{**data, "trainings": tuple(Training(**t) for t in data["trainings"])})
+        known = {k: v for k, v in data.items() if k != "detail"}
+        return cls(**{**known, "trainings": tuple(Training(**t) for t in data["trainings"])})
 
 
 @dataclass(frozen=True)
