@@ -22,6 +22,7 @@ from subquad.report.crossing_figure import draw_crossings
 from subquad.report.crossings import crossings_section
 from subquad.report.embed import embed
 from subquad.report.growth import growth_section
+from subquad.report.hardware import hardware_section
 from subquad.report.latex import is_table, latex
 from subquad.report.markdown import csv_text, escape
 from subquad.report.noise import noise_floor
@@ -213,6 +214,7 @@ def page_blocks(
     blocks += quality
     for name in ("time_vs_heads", "decode_vs_context", "decode_memory_vs_context"):
         blocks += _figure(by_name.get(name))
+    blocks += hardware_section(parts, samples)
     blocks += setup_section(parts)
     blocks += standings_section(found)
     blocks += _failures(everything)
