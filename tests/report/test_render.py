@@ -98,6 +98,17 @@ def test_the_answer_comes_first(tmp_path):
     assert titles[-1] == "## Every workload"
 
 
+def test_workloads_beyond_what_a_reader_compares_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr("subquad.report.render.MOST_WORKLOADS", 2)
+    run = build_run((NAIVE, SDPA), (256, 512), heads=(1, 2, 4))
+    report = render(run, tmp_path)
+    text = report.page.read_text(encoding="utf-8")
+    assert "1 more workload, with fewer times, is in cells.csv only." in text
+    assert "12 cells, 12 with a time" in text
+    with report.tables[0].open(newline="", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 12
+
+
 def test_hostile_names_stay_text(tmp_path):
     evil = replace(LINEAR, name="=cmd|'/c calc'!A1<script>alert(1)</script>$x^2$[a](http://x)")
     odd = replace(MEAN, name="@SUM(1)\nx", family="-weird$")

@@ -142,7 +142,8 @@ def richest(rows: Sequence[Row]) -> list[Row]:
 def _more(count: int) -> list[str]:
     if count < 1:
         return []
-    return [f"{count} more workloads, those with fewest times, are in cells.csv only."]
+    more = "1 more workload, with fewer times, is" if count == 1 else f"{count} more workloads are"
+    return [f"{more} in cells.csv only."]
 
 
 def latex_tables(blocks: Sequence[str], out: Path) -> dict[Path, str]:
