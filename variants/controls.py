@@ -53,6 +53,18 @@ def accumulator(w: Workload) -> torch.dtype:
     return torch.promote_types(w.torch_dtype, torch.float32)
 
 
+def moved_bytes(w: Workload, values: bool = True) -> int:
+    """Bytes of the output written once and of the values read once; queries and keys are not looked at.
+
+    With gradients, each once more.
+    """
+    numbers = w.batch * w.heads * w.seq_len * w.head_dim
+    if values:
+        numbers += w.batch * w.key_heads * w.key_len * w.head_dim
+    forward = numbers * w.element_bytes
+    return 2 * forward if w.phase == "forward_backward" else forward
+
+
 @dataclass(frozen=True)
 class ControlMean(Variant):
     """out_i = the mean of the values that query i may see: all of them, or causal those up to i.
@@ -111,7 +123,7 @@ class ControlMean(Variant):
         forward = w.batch * w.key_heads * w.head_dim * (w.key_len + (w.seq_len if w.causal else 1))
         state = w.batch * w.key_heads * w.head_dim * max(4, w.element_bytes)
         return Cost(
-            phase_flops(w, forward), io_bytes(w), self.workspace_bytes(w), 1.0, state_bytes=state
+            phase_flops(w, forward), moved_bytes(w), self.workspace_bytes(w), 1.0, state_bytes=state
         )
 
     def limits(self) -> list[Limit]:
@@ -176,7 +188,7 @@ class ControlIdentity(Variant):
     def cost(self, w: Workload) -> Cost:
         """No arithmetic: one for each number moved, since a cost must be positive."""
         moved = w.batch * w.heads * w.seq_len * w.head_dim
-        return Cost(phase_flops(w, moved), io_bytes(w), self.workspace_bytes(w), 1.0, state_bytes=0)
+        return Cost(phase_flops(w, moved), moved_bytes(w), self.workspace_bytes(w), 1.0, state_bytes=0)
 
     def limits(self) -> list[Limit]:
         from subquad.variants.full_naive import FullNaive
@@ -237,7 +249,8 @@ class ControlZero(Variant):
     def cost(self, w: Workload) -> Cost:
         """No arithmetic: one for each number written, since a cost must be positive."""
         written = w.batch * w.heads * w.seq_len * w.head_dim
-        return Cost(phase_flops(w, written), io_bytes(w), self.workspace_bytes(w), 1.0, state_bytes=0)
+        moved = moved_bytes(w, values=False)
+        return Cost(phase_flops(w, written), moved, self.workspace_bytes(w), 1.0, state_bytes=0)
 
     def limits(self) -> list[Limit]:
         """The delta rule that never writes."""
