@@ -10,8 +10,9 @@ import pytest
 
 from subquad.record import Kernels, Run, Status
 from subquad.report.noise import noise_floor
-from subquad.report.render import render
+from subquad.report.render import PAPER, render
 from synthetic import LINEAR, MEAN, NAIVE, SDPA, build_run
+from synthetic_quality import recall
 
 VICTIMS = ("local_window", "sparse_bigbird", "linear_elu", "full_sdpa", "lowrank_linformer")
 FAILED = [s for s in Status if s is not Status.OK]
@@ -88,6 +89,16 @@ def test_the_files_are_those_that_were_promised(tmp_path):
         assert {path.suffix for path in figure.files} == {".png", ".svg", ".pdf"}
     names = {path.name for path in report.tables}
     assert {"cells.csv", "which-attention-to-use-1.tex", "verdicts-1.tex"} <= names
+
+
+def test_every_section_that_a_paper_may_want_is_there_under_its_name(tmp_path):
+    run = build_run((NAIVE, SDPA, LINEAR), (256, 512, 1024, 2048, 4096))
+    learned = recall(LINEAR, {4: 1.0, 64: 0.5})
+    report = render(replace(run, measurements=(*run.measurements, learned)), tmp_path)
+    written = {path.stem.rsplit("-", 1)[0] for path in report.tables if path.suffix == ".tex"}
+    titles = {line[3:] for line in report.page.read_text("utf-8").splitlines() if line[:3] == "## "}
+    assert set(PAPER) <= titles
+    assert len(written) == len(PAPER)
 
 
 def test_the_answer_comes_first(tmp_path):

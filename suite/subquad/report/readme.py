@@ -16,8 +16,8 @@ from subquad.analyze.advice import Advice, advice
 from subquad.analyze.slices import Slice, describe, is_fit, naming, slices, timings
 from subquad.analyze.summary import rows
 from subquad.record import Run
-from subquad.report.advice import speed
 from subquad.report.markdown import escape, table
+from subquad.report.tables import speed_text
 from subquad.store import load
 
 ABSENT = "–"
@@ -59,7 +59,12 @@ def _line(a: Advice) -> list[str]:
         return [*line, "none surely faster", ABSENT, ABSENT]
     skill = ABSENT if a.closest.skill is None else f"{a.closest.skill:.2f}"
     name = f"`{a.closest.row['label']}`"
-    return [*line, name if a.closest.usable else f"{name}, too far off", skill, speed(a.closest.judged)]
+    return [
+        *line,
+        name if a.closest.usable else f"{name}, too far off",
+        skill,
+        speed_text(a.closest.judged),
+    ]
 
 
 def _where(part: Slice, found: list[Advice]) -> str:

@@ -17,6 +17,7 @@ from subquad.report.markdown import escape, table
 
 ABSENT = "–"
 SURE = 0.9  # a number of pairs is held where the interval of accuracy is above
+TITLE = "Recall of stored pairs, without training"
 MOST_COLUMNS = 5  # numbers of pairs in the table
 
 READING = f"""\
@@ -132,7 +133,7 @@ def recall_section(runs: Sequence[Run]) -> list[str]:
     if not found:
         return []
     names = {"causal", "dtype", "head_dim", "inputs", *differing([p.shown_as([]) for p in found])}
-    blocks = ["## Recall of stored pairs, without training", READING]
+    blocks = [f"## {TITLE}", READING]
     for p in found:
         title = f"{describe(p.axes, names)}, {p.codes} codes"
         blocks += [f"**{escape(title)}**", recall_table(p)]

@@ -31,6 +31,7 @@ from subquad.report.page.explore import explored
 from subquad.report.page.markup import sections
 from subquad.report.plots import Figure, draw_all
 from subquad.report.quality_report import Quality
+from subquad.report.recall import TITLE as RECALL_TITLE
 from subquad.report.setup import setup_section
 from subquad.report.standings import standings, standings_section
 from subquad.report.tables import (
@@ -56,14 +57,8 @@ measured time. A dash says that something was not measured."""
 MOST_WORKLOADS = 16
 """That a report tells about; a reader compares no more."""
 PAPER = (
-    *(
-        "Which attention to use",
-        "How time and memory grow",
-        "Quality",
-        "Recall",
-        "Set-up and first call",
-    ),
-    *("Verdicts", "Quality against cost"),
+    *("Which attention to use", "How time and memory grow", "Quality", RECALL_TITLE),
+    *("Quality against cost", "Set-up and first call", "Verdicts"),
 )
 """Sections whose tables are written as LaTeX, too."""
 

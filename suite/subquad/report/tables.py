@@ -10,6 +10,7 @@ from subquad import units
 from subquad.analyze.slices import Slice, describe, is_fit, naming
 from subquad.analyze.standing import Standing
 from subquad.analyze.summary import Row
+from subquad.analyze.verdicts import Judged
 from subquad.record import Run, Status
 from subquad.report.markdown import escape, table
 
@@ -44,11 +45,18 @@ def standing_text(row: Row, standing: Standing) -> str:
     judged = standing.judged.get((row["label"], int(row["seq_len"])))
     if judged is None or judged.interval is None:
         return ABSENT
+    return f"{speed_text(judged)} {judged.verdict}"
+
+
+def speed_text(judged: Judged) -> str:
+    """`2.31x [2.25x, 2.38x]`: how many times as fast as the reference, its ratio upside down."""
     i = judged.interval
+    if i is None:
+        return ABSENT
     between = NOT_DETERMINED
     if i.low is not None and i.high is not None:
         between = f"{units.ratio(1 / i.high)}, {units.ratio(1 / i.low)}"
-    return f"{units.ratio(1 / i.estimate)} [{between}] {judged.verdict}"
+    return f"{units.ratio(1 / i.estimate)} [{between}]"
 
 
 def optional(value: float | None, write: Any) -> str:
