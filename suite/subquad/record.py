@@ -16,10 +16,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from array import array
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
+from statistics import median
 from typing import Any
 
 from subquad.contract import Cost, Workload
@@ -75,6 +78,11 @@ class Cell:
     def id(self) -> str:
         return short_hash(self.to_json())
 
+    @cached_property
+    def params_json(self) -> str:
+        """The parameters, in canonical JSON."""
+        return canonical_json(dict(self.params))
+
     @property
     def is_task(self) -> bool:
         """Whether a model is trained here, instead of a call measured."""
@@ -113,6 +121,11 @@ class ProcessTiming:
     calls: int  # calls in one sample
     blocks: tuple[tuple[float, ...], ...]  # seconds a call; one inner tuple for each round
     cold_blocks: tuple[tuple[float, ...], ...] = ()  # CUDA: the same with the L2 cache flushed
+
+    @cached_property
+    def medians(self) -> array[float]:
+        """Of each round's block, in seconds; NaN where nothing was sampled."""
+        return array("d", [median(block) if block else math.nan for block in self.blocks])
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ProcessTiming:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from subquad.analyze.slices import timings
-from subquad.analyze.summary import rows
 from subquad.report.crossing_figure import draw_crossings
+from subquad.report.findings import Findings
 from synthetic import LINEAR, MEAN, NAIVE, SDPA, WINDOW, build_run
 
 LENGTHS = (128, 512, 2048, 8192)
@@ -12,7 +11,7 @@ LENGTHS = (128, 512, 2048, 8192)
 
 def drawn(run, out):
     out.mkdir(exist_ok=True)
-    return draw_crossings(rows(run), {run.name: run.baseline}, timings([run]), "CPU", out)
+    return draw_crossings(Findings.of([run]), "CPU", out)
 
 
 def test_each_workload_is_a_panel_against_the_best_exact_kernel(tmp_path):

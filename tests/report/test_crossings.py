@@ -9,16 +9,16 @@ import pytest
 
 from subquad.analyze.crossover import UnknownReference, compare
 from subquad.analyze.intervals import LogMean
-from subquad.analyze.summary import rows
 from subquad.record import Run, Status
 from subquad.report.crossings import answer, crossings_section
+from subquad.report.findings import Findings
 from synthetic import ALL, LINEAR, MEAN, NAIVE, SDPA, WINDOW, Planted, build_run
 
 LENGTHS = (128, 256, 512, 1024, 2048)
 
 
 def section(run: Run, against: list[str] | None = None) -> str:
-    return "\n\n".join(crossings_section([run], rows(run), against))
+    return "\n\n".join(crossings_section(Findings.of([run], against or ())))
 
 
 def said(text: str, label: str) -> list[str]:

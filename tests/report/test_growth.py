@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from subquad.analyze.summary import rows
 from subquad.record import Status
+from subquad.report.findings import Findings
 from subquad.report.growth import growth_section
 from synthetic import LINEAR, NAIVE, SDPA, build_run
 
 LENGTHS = tuple(128 * 2**i for i in range(8))
 
 
+def blocks_of(*runs) -> list[str]:
+    found = Findings.of(runs)
+    return growth_section(found.parts, found.growth)
+
+
 def text_of(run) -> str:
-    return "\n\n".join(growth_section([run], rows(run)))
+    return "\n\n".join(blocks_of(run))
 
 
 def line_of(text: str, variant: str) -> list[str]:
@@ -85,12 +90,12 @@ def test_heads_have_a_table_of_their_own_without_a_verdict():
 
 
 def test_a_run_without_enough_values_says_so_in_one_line():
-    blocks = growth_section([], rows(build_run((NAIVE,), (256, 512))))
+    blocks = blocks_of(build_run((NAIVE,), (256, 512)))
     assert blocks == [
         "## How time and memory grow",
         "Not determined: no variant was measured at 5 values of an axis over a range of 8x.",
     ]
-    assert growth_section([], []) == []
+    assert blocks_of() == []
 
 
 def test_a_table_of_64_variants_has_one_short_line_each():

@@ -110,7 +110,7 @@ def test_the_answer_comes_first(tmp_path):
 
 
 def test_workloads_beyond_what_a_reader_compares_are_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr("subquad.report.render.MOST_WORKLOADS", 2)
+    monkeypatch.setattr("subquad.report.findings.MOST_WORKLOADS", 2)
     run = build_run((NAIVE, SDPA), (256, 512), heads=(1, 2, 4))
     report = render(run, tmp_path)
     text = report.page.read_text(encoding="utf-8")

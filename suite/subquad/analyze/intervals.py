@@ -66,8 +66,8 @@ def median_of_blocks(blocks: Iterable[tuple[float, ...]]) -> float | None:
 
 def median_by_process(timing: Timing) -> dict[int, float]:
     """Median seconds of every process that has a block, by its index in the session."""
-    found = {i: median_of_blocks(p.blocks) for i, p in enumerate(timing.processes)}
-    return {i: seconds for i, seconds in found.items() if seconds is not None}
+    sampled = {i: [m for m in p.medians if m == m] for i, p in enumerate(timing.processes)}
+    return {i: median(medians) for i, medians in sampled.items() if medians}
 
 
 def ratio_by_process(numerator: Timing, denominator: Timing) -> dict[int, float]:
@@ -77,8 +77,8 @@ def ratio_by_process(numerator: Timing, denominator: Timing) -> dict[int, float]
     """
     found = {}
     for i, (above, below) in enumerate(zip(numerator.processes, denominator.processes, strict=False)):
-        rounds = zip(above.blocks, below.blocks, strict=False)
-        ratios = [median(a) / median(b) for a, b in rounds if a and b]
+        rounds = zip(above.medians, below.medians, strict=False)
+        ratios = [a / b for a, b in rounds if a == a and b == b]
         if ratios:
             found[i] = median(ratios)
     return found

@@ -73,8 +73,14 @@ def scores(runs: Iterable[Run]) -> list[Score]:
     """
     runs = list(runs)
     named = task_labels(runs)
-    found = []
-    for run in runs:
+    return [score for run in runs for score in _scores(run, named)]
+
+
+def _scores(run: Run, named: Mapping[str, str]) -> list[Score]:
+    """Those of one run, made once; `named` are the labels of tasks."""
+    key = f"scores {canonical_json(dict(named))}"
+    if key not in run.derived:
+        run.derived[key] = found = []
         asked = _asked(run)
         for m, label in zip(run.measurements, labels(run), strict=True):
             if m.cell.is_task:
@@ -84,7 +90,8 @@ def scores(runs: Iterable[Run]) -> list[Score]:
             by_family = {d.inputs: d for d in m.deviations}
             found += [_fidelity(run, m, label, f, by_family.get(f)) for f in families]
             found += [_recall(run, m, label, *p) for p in pairs]
-    return found
+    made: list[Score] = run.derived[key]
+    return made
 
 
 def task_key(m: Measurement) -> str:
@@ -140,7 +147,7 @@ def _score(
         run=run.name,
         label=label,
         variant=m.cell.variant,
-        params=canonical_json(dict(m.cell.params)),
+        params=m.cell.params_json,
         family=m.family,
         computes=m.computes,
         hardware=str(m.cell.hardware.get("name", "")),

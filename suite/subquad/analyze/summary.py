@@ -104,7 +104,7 @@ def labels(run: Run) -> list[str]:
 def _labels(run: Run) -> list[str]:
     sets: dict[str, dict[str, Mapping[str, Scalar]]] = {}
     for m in run.measurements:
-        sets.setdefault(m.cell.variant, {})[canonical_json(dict(m.cell.params))] = m.cell.params
+        sets.setdefault(m.cell.variant, {})[m.cell.params_json] = m.cell.params
     differing: dict[str, list[str]] = {}
     for variant, params in sets.items():
         names = sorted({name for p in params.values() for name in p})
@@ -138,7 +138,7 @@ def _axes(m: Measurement) -> Row:
         "variant": cell.variant,
         "family": m.family or None,
         "computes": m.computes or None,
-        "params": canonical_json(dict(cell.params)),
+        "params": cell.params_json,
         "inputs": inputs or None,
         "status": m.status.value,
         "reason": m.reason or None,

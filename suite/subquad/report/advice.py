@@ -141,7 +141,8 @@ def _closest(a: Advice) -> str:
 def _skill(a: Advice, named: bool) -> str:
     if a.closest is None or a.closest.skill is None:
         return ABSENT
-    text = f"{a.closest.skill:.2f}"
+    highest = 1.0 if a.closest.usable else USABLE - 0.01  # what is refused is not rounded up to the bar
+    text = f"{min(a.closest.skill, highest):.2f}"
     return f"{text} on {escape(a.inputs)}" if named else text
 
 

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from subquad.analyze.crossover import Crossover, Kind, Sign, crossovers, references
-from subquad.analyze.slices import Slice, Timings, describe, naming, slices
-from subquad.analyze.summary import Row
+from subquad.analyze.slices import Slice, Timings, describe, is_fit, naming
+from subquad.report.findings import Findings
 from subquad.report.plots import Figure
 from subquad.report.style import FAINT, GREY, LABEL_LIMIT, Look, looks, plain, save, styled, tick
 
@@ -33,28 +33,39 @@ class _Panel:
     curves: Mapping[str, Crossover]
 
 
-def draw_crossings(
-    rows: Sequence[Row], baselines: Mapping[str, str], timings: Timings, machine: str, out: Path
-) -> Figure | None:
+def draw_crossings(found: Findings, machine: str, out: Path) -> Figure | None:
     """One panel for each of the richest workloads; None where nothing was compared at two lengths."""
-    panels = [p for part in slices(rows) if (p := _panel(part, baselines, timings)) is not None]
-    panels.sort(key=lambda p: -sum(len(c.points) for c in p.curves.values()))
-    panels = panels[:MOST_PANELS]
+    asked = [c for part in found.parts if (c := _compared(part, found.baselines)) is not None]
+    asked.sort(key=lambda c: -c[2])
+    panels = [_panel(part, reference, found.samples) for part, reference, _ in asked[:MOST_PANELS]]
+    panels = [p for p in panels if p.curves]
     if not panels:
         return None
     with styled():
-        return _figure(panels, looks(rows), machine, out)
+        return _figure(panels, looks(found.timed), machine, out)
 
 
-def _panel(part: Slice, baselines: Mapping[str, str], timings: Timings) -> _Panel | None:
+def _compared(part: Slice, baselines: Mapping[str, str]) -> tuple[Slice, str, int] | None:
+    """Against whom a workload is drawn, and how many times there are beside a time of that one."""
     chosen = references(part, baselines.get(str(part.axes["run"]), ""))
     if not chosen or len(part.seq_lens) < 2:
         return None
     reference = chosen[-1].label  # the best exact kernel, or the baseline where there is no other
-    controls = {r["label"] for r in part.rows if r["family"] == "control"}
-    found = crossovers(part.rows, timings, reference)
-    curves = {c.label: c for c in found if c.label not in controls and c.kind is not Kind.NOT_COMPARED}
-    return _Panel(part, reference, curves) if curves else None
+    there = {r["seq_len"] for r in part.rows if r["label"] == reference and is_fit(r)}
+    others = _others(part, reference)
+    count = sum(is_fit(r) and r["label"] in others and r["seq_len"] in there for r in part.rows)
+    return part, reference, count
+
+
+def _others(part: Slice, reference: str) -> set[str]:
+    return {r["label"] for r in part.rows if r["family"] != "control"} - {reference}
+
+
+def _panel(part: Slice, reference: str, timings: Timings) -> _Panel:
+    others = _others(part, reference)
+    rows = [r for r in part.rows if r["label"] in others or r["label"] == reference]
+    found = crossovers(rows, timings, reference)
+    return _Panel(part, reference, {c.label: c for c in found if c.kind is not Kind.NOT_COMPARED})
 
 
 def _figure(

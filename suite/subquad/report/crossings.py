@@ -13,14 +13,12 @@ from subquad.analyze.crossover import (
     Kind,
     Reference,
     Sign,
-    check_reference,
     crossovers,
     references,
 )
-from subquad.analyze.slices import Slice, describe, is_fit, naming, slices, timings
-from subquad.analyze.summary import Row
-from subquad.record import Run
+from subquad.analyze.slices import Slice, describe, is_fit, naming
 from subquad.report.embed import embed
+from subquad.report.findings import Findings
 from subquad.report.markdown import escape, table
 from subquad.report.plots import Figure
 
@@ -35,44 +33,34 @@ lengths. Nothing is said beyond the lengths at which both have a time. Controls 
 NOT_PLANNED = "not planned"
 
 
-def crossings_section(
-    runs: Sequence[Run],
-    rows: Sequence[Row],
-    against: Sequence[str] | None = None,
-    figure: Figure | None = None,
-) -> list[str]:
+def crossings_section(found: Findings, figure: Figure | None = None) -> list[str]:
     """Blocks of Markdown, with the figure; none where no slice has two lengths with a time.
 
-    `against` are labels to compare with; by default the baseline and the fastest exact variant.
-
-    Raises:
-        UnknownReference: a label that no row has.
+    Compared is with the labels of `found.against`; by default with the baseline and the fastest exact
+    variant.
     """
-    for label in against or ():
-        check_reference(label, (r["label"] for r in rows))
-    parts = slices(rows)
-    names, samples = naming(parts), timings(runs)
-    baselines = {run.name: run.baseline for run in runs}
+    names, against = naming(found.parts), found.against
     blocks = []
-    for part in parts:
+    for part in found.parts:
         if len({r["seq_len"] for r in part.rows if is_fit(r)}) < 2:
             continue
         blocks.append(f"**{escape(describe(part.axes, names))}**")
-        chosen = _chosen(part, baselines[part.axes["run"]], against)
+        chosen = _chosen(part, found.baselines[part.axes["run"]], against)
         for reference in chosen:
-            blocks += _against(reference, crossovers(part.rows, samples, reference.label), part)
+            curves = crossovers(part.rows, found.samples, reference.label)
+            blocks += _against(reference, curves, part)
         if not chosen:
             blocks.append(
-                "Neither the baseline nor any exact variant has a time here."
-                if against is None
-                else f"No cell here is of {escape(' or '.join(against))}."
+                f"No cell here is of {escape(' or '.join(against))}."
+                if against
+                else "Neither the baseline nor any exact variant has a time here."
             )
     shown = embed(figure) if figure else []
     return ["## Where one overtakes the other", *shown, READING, *blocks] if blocks else []
 
 
-def _chosen(part: Slice, baseline: str, against: Sequence[str] | None) -> list[Reference]:
-    if against is None:
+def _chosen(part: Slice, baseline: str, against: Sequence[str]) -> list[Reference]:
+    if not against:
         return references(part, baseline)
     return [Reference(label) for label in dict.fromkeys(against) if label in part.labels]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from subquad import units
@@ -75,13 +75,16 @@ class Beside:
 
 def fidelity_csv(runs: Sequence[Run]) -> str:
     """Every deviation with all its figures, one line each."""
-    lines = []
-    for row, deviations in _measured(runs):
-        for d in deviations:
-            axes = {**{a: row[a] for a in AXES}, "seq_len": row["seq_len"], "label": row["label"]}
-            figures = {n: getattr(d, n, None) for n in FIDELITY_COLUMNS if hasattr(d, n)}
-            lines.append({**axes, **figures, "inputs": d.inputs, "skill": d.skill})
-    return csv_text(FIDELITY_COLUMNS, lines)
+    axes = (*AXES, "seq_len", "label")
+    figures = [*(f.name for f in fields(Deviation) if f.name in FIDELITY_COLUMNS), "skill"]
+    return csv_text(
+        FIDELITY_COLUMNS,
+        (
+            {a: row[a] for a in axes} | {n: getattr(d, n) for n in figures}
+            for row, deviations in _measured(runs)
+            for d in deviations
+        ),
+    )
 
 
 def _measured(runs: Iterable[Run]) -> Iterable[tuple[Row, tuple[Deviation, ...]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from subquad.analyze.growth import AXES, Scaling, scalings
+from subquad.analyze.growth import Scaling
 from subquad.analyze.scaling import (
     LEAST_POINTS,
     LEAST_RANGE,
@@ -17,9 +17,7 @@ from subquad.analyze.scaling import (
     Steady,
     growth,
 )
-from subquad.analyze.slices import describe, naming, slices, timings
-from subquad.analyze.summary import Row
-from subquad.record import Run
+from subquad.analyze.slices import Slice, describe, naming
 from subquad.report.markdown import escape, table
 
 ABSENT = "–"
@@ -32,22 +30,22 @@ the growing part over the measured range, with its 95 % interval; beyond that ra
 interval is below {QUADRATIC}, *quadratic or steeper* that it is above."""
 
 
-def growth_section(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
+def growth_section(parts: Sequence[Slice], grown: Sequence[Scaling]) -> list[str]:
     """Blocks of the report: a table for each workload that can be fitted; none without a figure."""
+    rows = [r for part in parts for r in part.rows]
     if not any(r["time_s"] is not None or r["peak_bytes"] is not None for r in rows):
         return []
-    samples = timings(runs)
-    names = [*naming(slices(rows)), "seq_len"]
+    names = [*naming(parts), "seq_len"]
     tables, untried = [], []
-    for axis in AXES:
-        for _, group in groupby(scalings(rows, samples, axis), key=lambda s: id(s.axes)):
-            found = list(group)
-            title = f"in {axis}: {_where(found[0], names)}"
-            if any(s.tried for s in found):
-                tables += [f"**{escape(title)}**", *_table(axis, found)]
-            elif any(s.values for s in found):
-                values = max((s.values for s in found), key=len)
-                untried.append(f"- {escape(title)} ({_count(values)})")
+    for _, group in groupby(grown, key=lambda s: id(s.axes)):
+        found = list(group)
+        axis = found[0].axis
+        title = f"in {axis}: {_where(found[0], names)}"
+        if any(s.tried for s in found):
+            tables += [f"**{escape(title)}**", *_table(axis, found)]
+        elif any(s.values for s in found):
+            values = max((s.values for s in found), key=len)
+            untried.append(f"- {escape(title)} ({_count(values)})")
     if tables:
         return ["## How time and memory grow", READING, *tables, *_untried(untried)]
     none = (

@@ -10,6 +10,7 @@ import html
 import re
 from collections.abc import Sequence
 
+MARK = "% Written by subquad report."
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -51,6 +52,7 @@ def latex(markdown: str, caption: str, label: str) -> str:
     rows = [_row(cells) for cells in body]
     return "\n".join(
         [
+            MARK,
             r"\begin{table}",
             r"  \centering",
             rf"  \caption{{{escaped(caption)}}}",

@@ -43,7 +43,10 @@ def csv_text(names: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows([_csv_field(row.get(name)) for name in names] for row in rows)
+    writer.writerows(
+        [v if (v := row.get(name)) is None else _csv_field(v) for name in names]  # None: most by far
+        for row in rows
+    )
     return out.getvalue()
 
 

@@ -194,11 +194,12 @@ def _draw_line(ax: Axes, curve: Curve, xs: Sequence[int], by_x: dict[int, Row], 
     ys = [by_x[x][curve.y] if x in by_x else math.nan for x in xs]  # matplotlib's way to say a gap
     ax.plot(xs, ys, color=look.colour, linestyle=look.dash, marker=look.marker, markeredgecolor="white",
             markeredgewidth=0.5, zorder=3)  # fmt: skip
-    for x, row in by_x.items():
-        low, high = (row[n] if n else None for n in (curve.low, curve.high))
-        if low is not None and high is not None:
-            ax.plot([x, x], [low, high], color=look.colour, linewidth=3.2, alpha=0.35, zorder=2,
-                    solid_capstyle="butt")  # fmt: skip
+    ends = {x: (row[curve.low], row[curve.high]) for x, row in by_x.items() if curve.low and curve.high}
+    known = {x: e for x, e in ends.items() if None not in e}
+    if known:
+        low, high = zip(*known.values(), strict=True)
+        ax.vlines(list(known), low, high, color=look.colour, linewidth=3.2, alpha=0.35, zorder=2,
+                  capstyle="butt")  # fmt: skip
 
 
 def _is_reference(rows: Iterable[Row]) -> bool:

@@ -6,10 +6,12 @@ Recall has a page of its own (`recall.py`); it is in the table of every score, q
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from subquad.analyze.quality import Kind, Score, chosen_lr, scores
 from subquad.analyze.trained import Learned, TaskTable, task_tables
+from subquad.contract import Workload
 from subquad.record import Run
 from subquad.report.fidelity import fidelity_blocks
 from subquad.report.laws import laws_blocks
@@ -25,6 +27,8 @@ SCORE_COLUMNS = (
     *("against_full_low", "against_full_high", "p_against_full", "lr", "train_s", "parameters"),
     *("pointing", "data", "reason", "cell"),
 )
+_OF_SCORE = [f.name for f in fields(Score) if f.name in SCORE_COLUMNS]
+_OF_WORKLOAD = [f.name for f in fields(Workload) if f.name in SCORE_COLUMNS]
 
 
 def quality_section(runs: Sequence[Run], figures: Sequence[Figure] = ()) -> list[str]:
@@ -43,14 +47,13 @@ def quality_csv(runs: Sequence[Run]) -> str:
     """Every score in long form, one line each."""
     learned = {(t.run, r.measurement.cell.id): (t, r) for t in task_tables(runs) for r in t.rows}
     return csv_text(
-        SCORE_COLUMNS, [_line(s, *learned.get((s.run, s.cell), (None, None))) for s in scores(runs)]
+        SCORE_COLUMNS, (_line(s, *learned.get((s.run, s.cell), (None, None))) for s in scores(runs))
     )
 
 
 def _line(s: Score, t: TaskTable | None, r: Learned | None) -> dict[str, Any]:
-    w = s.workload
-    line: dict[str, Any] = {n: getattr(s, n) for n in SCORE_COLUMNS if hasattr(s, n)}
-    line |= {n: getattr(w, n) for n in SCORE_COLUMNS if hasattr(w, n) and n not in line}
+    line: dict[str, Any] = {n: getattr(s, n) for n in _OF_SCORE}
+    line |= {n: getattr(s.workload, n) for n in _OF_WORKLOAD}
     line |= {"kind": s.kind.value, "status": s.status.value, "reason": s.reason or None}
     if t is None or r is None:
         return line

@@ -11,21 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from subquad.analyze.crossover import check_reference
-from subquad.analyze.slices import Slice, Timings, describe, is_fit, naming, slices, timings
+from subquad.analyze.slices import Slice, describe, is_fit, naming, slices
 from subquad.analyze.standing import Standing
-from subquad.analyze.summary import Row, columns, deviation_families
-from subquad.analyze.summary import rows as rows_of
+from subquad.analyze.summary import Row, columns
 from subquad.record import Run, Status
 from subquad.report.advice import advice_section
+from subquad.report.crossing_figure import NAME as CROSSINGS
 from subquad.report.crossing_figure import draw_crossings
 from subquad.report.crossings import crossings_section
 from subquad.report.embed import embed
+from subquad.report.findings import Findings
 from subquad.report.growth import growth_section
 from subquad.report.hardware import hardware_section
 from subquad.report.latex import is_table, latex
 from subquad.report.markdown import csv_text, escape
 from subquad.report.noise import noise_floor
+from subquad.report.older import drop_older
 from subquad.report.page.document import document
 from subquad.report.page.explore import explored
 from subquad.report.page.markup import sections
@@ -33,7 +34,7 @@ from subquad.report.plots import Figure, draw_all
 from subquad.report.quality_report import Quality
 from subquad.report.recall import TITLE as RECALL_TITLE
 from subquad.report.setup import setup_section
-from subquad.report.standings import standings, standings_section
+from subquad.report.standings import standings_section
 from subquad.report.tables import (
     failures_table,
     kernels_table,
@@ -54,8 +55,6 @@ the distance to full softmax attention, and skill is 1 at full attention and 0 a
 visible values. Roofline share is the least time the machine's measured ceilings allow over the
 measured time. A dash says that something was not measured."""
 
-MOST_WORKLOADS = 16
-"""That a report tells about; a reader compares no more."""
 PAPER = (
     *("Which attention to use", "How time and memory grow", "Quality", RECALL_TITLE),
     *("Quality against cost", "Set-up and first call", "Verdicts"),
@@ -97,25 +96,18 @@ def render(runs: Sequence[Run] | Run, out: Path, against: Sequence[str] = ()) ->
         UnknownReference: no row has that label.
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
-    families = deviation_families(runs)
-    rows = [row for run in runs for row in rows_of(run, families)]
-    for label in against:
-        check_reference(label, (r["label"] for r in rows if r["task"] is None))
-    timed = richest([row for row in rows if row["task"] is None])
-    samples, baselines = timings(runs), {run.name: run.baseline for run in runs}
-    quality, where = Quality.of(runs), machine(runs)
+    found, quality, where = Findings.of(runs, against), Quality.of(runs), machine(runs)
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    figures = draw_all(timed, where, out / "figures")
-    crossings = draw_crossings(timed, baselines, samples, where, out / "figures")
+    curves = draw_all(found.timed, where, out / "figures")
+    crossings = draw_crossings(found, where, out / "figures")
+    figures = [*curves, *([crossings] if crossings else [])]
     quality_figures = quality.draw(where, out / "figures")
-    everything = [*figures, *([crossings] if crossings else []), *quality_figures.all]
-    blocks = page_blocks(
-        runs, rows, figures, against, quality.blocks(quality_figures), crossings, samples
-    )
+    blocks = page_blocks(found, figures, quality.blocks(quality_figures))
+    figures += quality_figures.all
     texts = {
         out / "report.md": "\n\n".join(blocks) + "\n",
-        out / "index.html": document(blocks, everything, explored(slices(timed), baselines, samples)),
-        out / "cells.csv": csv_text(columns(families), rows),
+        out / "index.html": document(blocks, figures, explored(found)),
+        out / "cells.csv": csv_text(columns(found.families), found.rows),
         **quality.tables(out),
         **latex_tables(blocks, out / "tables"),
     }
@@ -123,15 +115,9 @@ def render(runs: Sequence[Run] | Run, out: Path, against: Sequence[str] = ()) ->
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8", newline="")
     page, html, *tables = texts
-    return Report(page, html, tuple(tables), tuple(everything))
-
-
-def richest(rows: Sequence[Row]) -> list[Row]:
-    """The rows of the workloads that a report can hold: those with most times, in their order."""
-    parts = slices(rows)
-    ordered = sorted(parts, key=lambda p: -sum(is_fit(r) for r in p.rows))
-    kept = {id(p) for p in ordered[:MOST_WORKLOADS]}
-    return [r for p in parts if id(p) in kept for r in p.rows]
+    report = Report(page, html, tuple(tables), tuple(figures))
+    drop_older(out, report.paths)
+    return report
 
 
 def _more(count: int) -> list[str]:
@@ -179,48 +165,38 @@ def _word(value: Any) -> str:
     return str(value) if value else ""
 
 
-def page_blocks(
-    runs: Sequence[Run],
-    rows: Sequence[Row],
-    figures: Sequence[Figure],
-    against: Sequence[str],
-    quality: Sequence[str],
-    crossings: Figure | None,
-    samples: Timings,
-) -> list[str]:
+def page_blocks(found: Findings, figures: Sequence[Figure], quality: Sequence[str]) -> list[str]:
     """The whole report as Markdown; `quality` are the blocks that say how good the variants are."""
-    everything, measured = slices(rows), [r for r in rows if r["task"] is None]
-    rows = richest(measured)
-    parts = slices(rows)
-    found = standings(runs, parts, against)
+    runs, parts = found.runs, found.parts
+    everything = slices(found.rows)
     by_name = {figure.name: figure for figure in figures}
     names = ", ".join(escape(run.name) for run in runs)
     blocks = [f"# Attention benchmark: {names or 'no run'}"]
     if not everything:
         blocks += ["## Nothing to report", "**There are no cells in these runs.**"]
-    elif rows and not any(is_fit(r) or r["status"] == Status.OK for r in rows):
+    elif found.timed and not any(is_fit(r) or r["status"] == Status.OK for r in found.timed):
         blocks += ["## Nothing to choose from"]
-        blocks += [f"**None of the {len(rows)} cells has a time; their reasons are below.**"]
-    blocks += advice_section(parts, samples)
+        blocks += [f"**None of the {len(found.timed)} cells has a time; their reasons are below.**"]
+    blocks += advice_section(parts, found.samples)
     blocks += versus_section(runs)
     for name in ("time_vs_seq_len", "memory_vs_seq_len", "speedup_vs_seq_len"):
         blocks += _figure(by_name.get(name))
-    blocks += crossings_section(runs, rows, against or None, crossings)
-    blocks += growth_section(runs, rows)
+    blocks += crossings_section(found, by_name.get(CROSSINGS))
+    blocks += growth_section(parts, found.growth)
     blocks += quality
     for name in ("time_vs_heads", "decode_vs_context", "decode_memory_vs_context"):
         blocks += _figure(by_name.get(name))
-    blocks += hardware_section(parts, samples)
+    blocks += hardware_section(parts, found.samples)
     blocks += setup_section(parts)
-    blocks += standings_section(found)
+    blocks += standings_section(found.standings)
     blocks += _failures(everything)
     blocks += _deviation_gaps(runs)
     blocks += ["## Noise floor", *map(noise_floor, runs)] if runs else []
-    blocks += _what_was_run(runs, measured)
-    blocks += _more(len(slices(measured)) - len(parts))
+    blocks += _what_was_run(runs, [r for r in found.rows if r["task"] is None])
+    blocks += _more(found.left_out)
     blocks += ["## How to read this", READING]
     blocks += _kernels(parts)
-    blocks += _details(found, deviation_families(runs))
+    blocks += _details(found.standings, found.families)
     blocks += _warnings(runs)
     return blocks
 

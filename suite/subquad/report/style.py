@@ -34,6 +34,7 @@ OTHER_COLOURS = ("#A6761D", "#5D7A1F", "#B2457A", "#2F7F8C")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.4, 1.4)), (0, (6, 1.4, 1.4, 1.4)), (0, (9, 2)))
 LABEL_LIMIT = 28  # characters of a name beside its line
+CREATOR = "subquad"
 GREY = "#6e6e6e"
 FAINT = "#c9c9c9"
 SETTINGS: dict[str, Any] = {
@@ -185,8 +186,8 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     FigureCanvasAgg(figure)
     png, svg, pdf = (stem.with_suffix(suffix) for suffix in (".png", ".svg", ".pdf"))
     figure.savefig(png, dpi=160, metadata={"Software": None})
-    figure.savefig(svg, metadata={"Date": None, "Creator": "subquad"})
-    figure.savefig(pdf, metadata={"CreationDate": None, "Creator": "subquad", "Producer": None})
+    figure.savefig(svg, metadata={"Date": None, "Creator": CREATOR})
+    figure.savefig(pdf, metadata={"CreationDate": None, "Creator": CREATOR, "Producer": None})
     return [png, svg, pdf]
 
 

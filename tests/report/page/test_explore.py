@@ -9,6 +9,7 @@ from subquad.analyze.slices import slices, timings
 from subquad.analyze.standing import standing
 from subquad.analyze.summary import rows
 from subquad.record import Status
+from subquad.report.findings import Findings
 from subquad.report.page import explore
 from subquad.report.page.explore import explored
 from synthetic import ALL, LINEAR, NAIVE, SDPA, build_run
@@ -17,7 +18,7 @@ LENGTHS = (256, 512, 1024, 2048, 4096)
 
 
 def told(run):
-    return explored(slices(rows(run)), {run.name: run.baseline}, timings([run]))
+    return explored(Findings.of([run]))
 
 
 def test_every_row_is_there_with_its_figures():

@@ -50,13 +50,11 @@ def document(blocks: Sequence[str], figures: Sequence[Figure], explored: Mapping
     room = MOST_BYTES - sum(len(t.encode()) for t in (style, script, data, EXPLORE)) - 20_000
     made: dict[str, str] = {}
     for section in sorted(found, key=_weight):
-        text = _section(section, pictures)
-        size = len(text.encode())
-        if size > room:
+        text = _section(section, pictures) if _weight(section)[1] < 2 * room else ""
+        if not text or len(text.encode()) > room:
             text = _left_out(section)
-            size = len(text.encode())
         made[section.id] = text
-        room -= size
+        room -= len(text.encode())
     body = [made[s.id] for s in found]
     body.insert(min(1, len(body)), EXPLORE)
     plain = html.escape(html.unescape(title.replace("\\", "")))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from subquad.analyze.growth import Scaling, scalings
+from subquad.analyze.growth import Scaling
 from subquad.analyze.scaling import Exponent
 from subquad.analyze.slices import Slice, Timings, describe, differing, is_fit, naming
 from subquad.analyze.standing import standing
+from subquad.report.findings import Findings
 from subquad.report.style import family_colour, looks
 
 AXES = ("hardware", "device", "phase", "causal", "dtype", "heads", "head_dim", "kv_heads", "batch")
@@ -16,12 +17,12 @@ MOST_ROWS = 12_000  # of a chart: beyond it the workloads with fewest variants a
 MOST_REFERENCES = 6
 
 
-def explored(parts: Sequence[Slice], baselines: Mapping[str, str], timings: Timings) -> dict[str, Any]:
-    """The document that the page's script reads; `baselines` maps a run to its baseline.
+def explored(found: Findings) -> dict[str, Any]:
+    """The document that the page's script reads.
 
     Its slices are those that can be drawn, the richest first: at least one time.
     """
-    drawn = _chosen(parts)
+    drawn = _chosen(found.parts)
     rows = [r for part in drawn for r in part.rows]
     style = looks(rows)
     labels = list(dict.fromkeys(r["label"] for r in rows))
@@ -47,7 +48,7 @@ def explored(parts: Sequence[Slice], baselines: Mapping[str, str], timings: Timi
         "exponents": {},
     }
     for index, part in enumerate(drawn):
-        references = _references(part, baselines.get(str(part.axes["run"]), ""))
+        references = _references(part, found.baselines.get(str(part.axes["run"]), ""))
         document["slices"].append(
             {
                 "axes": {a["name"]: part.axes[a["name"]] for a in document["axes"]},
@@ -58,9 +59,10 @@ def explored(parts: Sequence[Slice], baselines: Mapping[str, str], timings: Timi
         )
         document["rows"] += [_row(index, number[r["label"]], r) for r in part.rows]
         for label in references:
-            document["ratios"] += _ratios(index, part, timings, label, number)
-        for s in scalings(part.rows, timings):
-            document["exponents"] |= _exponents(index, number[s.label], s)
+            document["ratios"] += _ratios(index, part, found.samples, label, number)
+        for s in found.growth:
+            if s.axis == "seq_len" and s.axes == part.axes:
+                document["exponents"] |= _exponents(index, number[s.label], s)
     return document
 
 

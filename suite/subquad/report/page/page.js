@@ -144,36 +144,81 @@
   let places = []; // of the points that are drawn
   let pointed = null;
 
+  /* Curves by sequence length; a workload of one length is a list of variants, the best on top. */
   function draw(all, slice) {
     const measure = MEASURES[state.measure];
     const holder = at("chart");
     const width = Math.max(320, holder.clientWidth), narrow = width < 620;
-    const height = narrow ? 380 : 520;
-    const room = { left: 64, right: narrow ? 12 : 190, top: 12, bottom: 44 };
     const shown = all.filter((s) => s.shown);
     const values = shown.flatMap((s) => s.points.flatMap((p) => [p.value, p.low, p.high])).filter((v) => v !== null && v > 0);
     const lengths = [...new Set(shown.flatMap((s) => s.points.filter((p) => p.value > 0).map((p) => p.n)))].sort((a, b) => a - b);
-    const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", tabindex: "0" });
-    svg.setAttribute("aria-label", `${measure.title} by sequence length, ${slice.where}: ${shown.length} variants. Arrow keys go from point to point; the table below has every value.`);
     places = [];
+    const svg = element("svg", { role: "img", tabindex: "0" });
     if (!values.length) {
-      element("text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, svg, "nothing to draw: no value of what is shown");
-      holder.replaceChildren(svg);
-      return svg;
+      size(svg, width, 120);
+      element("text", { x: width / 2, y: 60, "text-anchor": "middle" }, svg, "nothing to draw: no value of what is shown");
+    } else {
+      if (state.measure === "speedup") values.push(1);
+      let low = Math.min(...values), high = Math.max(...values);
+      const margin = Math.max((high / low) ** 0.05, 1.1);
+      (lengths.length > 1 ? curves : list)(svg, { measure, shown, lengths, width, narrow, low: low / margin, high: high * margin });
     }
-    if (state.measure === "speedup") values.push(1);
-    let low = Math.min(...values), high = Math.max(...values);
-    const margin = Math.max((high / low) ** 0.05, 1.1);
-    low /= margin;
-    high *= margin;
+    const along = lengths.length > 1 ? "by sequence length" : `at sequence length ${lengths[0]}`;
+    svg.setAttribute("aria-label", `${measure.title} ${along}, ${slice.where}: ${shown.length} variants. Arrow keys go from point to point; the table below has every value.`);
+    holder.replaceChildren(svg);
+    return svg;
+  }
+  function size(svg, width, height) {
+    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    svg.setAttribute("height", height);
+  }
+  function told(measure, value) {
+    return measure.write(value).replace(/(\.\d*?)0+(?=\D|$)/, "$1").replace(/\.(?=\D|$)/, "");
+  }
+
+  function list(svg, { measure, shown, lengths, width, narrow, low, high }) {
+    const step = 19;
+    const point = (one) => one.points.find((p) => p.n === lengths[0]);
+    const way = state.measure === "speedup" ? -1 : 1;
+    const lines = shown.filter((one) => point(one)?.value > 0).sort((a, b) => way * (point(a).value - point(b).value));
+    const room = { left: narrow ? 150 : 230, right: 24, top: 8, bottom: 44 };
+    const height = room.top + step * lines.length + room.bottom;
+    size(svg, width, height);
+    const x = (v) => room.left + ((width - room.left - room.right) * Math.log(v / low)) / Math.log(high / low);
+    const marks = ticks(low, high, measure.base), every = Math.ceil(marks.length / (narrow ? 3 : 8));
+    for (const tick of marks.filter((_, i) => i % every === 0)) {
+      element("line", { x1: x(tick), x2: x(tick), y1: room.top, y2: height - room.bottom, class: "grid" }, svg);
+      element("text", { x: x(tick), y: height - room.bottom + 18, "text-anchor": "middle" }, svg, told(measure, tick));
+    }
+    if (state.measure === "speedup")
+      element("line", { x1: x(1), x2: x(1), y1: room.top, y2: height - room.bottom, class: "one" }, svg);
+    element("text", { x: (room.left + width - room.right) / 2, y: height - 8, "text-anchor": "middle" }, svg, `${measure.title} at sequence length ${lengths[0]}`);
+    for (const [i, one] of lines.entries()) {
+      const p = point(one), y = room.top + step * (i + 0.5);
+      const group = element("g", { "data-variant": one.variant.label }, svg);
+      element("line", { x1: room.left, x2: width - room.right, y1: y, y2: y, class: "grid" }, group);
+      name(one.variant.label, { x: room.left - 8, y: y + 4, "text-anchor": "end" }, group, narrow ? 21 : 34);
+      if (p.low && p.high)
+        element("line", { x1: x(p.low), x2: x(p.high), y1: y, y2: y, stroke: one.variant.colour, "stroke-width": 4, opacity: 0.35 }, group);
+      mark(one.variant, x(p.value), y, group, 3.8);
+      places.push({ x: x(p.value), y, point: p, one, group });
+    }
+  }
+  function name(label, where, group, most) {
+    element("text", { ...where, class: "name" }, group, label.length > most ? `${label.slice(0, most - 1)}…` : label);
+  }
+
+  function curves(svg, { measure, shown, lengths, width, narrow, low, high }) {
+    const height = narrow ? 380 : Math.min(900, Math.max(520, 12 * shown.length + 60));
+    const room = { left: 64, right: narrow ? 12 : 190, top: 12, bottom: 44 };
+    size(svg, width, height);
     const first = lengths[0] / 2 ** 0.2, last = lengths[lengths.length - 1] * 2 ** 0.2;
     const x = (n) => room.left + ((width - room.left - room.right) * Math.log(n / first)) / Math.log(last / first);
     const y = (v) => height - room.bottom - ((height - room.top - room.bottom) * Math.log(v / low)) / Math.log(high / low);
 
     for (const tick of ticks(low, high, measure.base)) {
       element("line", { x1: room.left, x2: width - room.right, y1: y(tick), y2: y(tick), class: "grid" }, svg);
-      const text = measure.write(tick).replace(/(\.\d*?)0+(?=\D|$)/, "$1").replace(/\.(?=\D|$)/, "");
-      element("text", { x: room.left - 6, y: y(tick) + 4, "text-anchor": "end" }, svg, text);
+      element("text", { x: room.left - 6, y: y(tick) + 4, "text-anchor": "end" }, svg, told(measure, tick));
     }
     const step = Math.ceil(lengths.length / (narrow ? 5 : 12));
     for (const n of [...lengths].reverse().filter((_, i) => i % step === 0)) {
@@ -182,7 +227,7 @@
     }
     element("line", { x1: room.left, x2: width - room.right, y1: height - room.bottom, y2: height - room.bottom, class: "axis" }, svg);
     element("text", { x: (room.left + width - room.right) / 2, y: height - 8, "text-anchor": "middle" }, svg, "sequence length");
-    if (measure.guides && lengths.length > 1)
+    if (measure.guides)
       for (const [power, name] of [[1, "n"], [2, "n²"]]) {
         const start = low * (high / low) ** 0.03;
         const end = Math.min(last, first * (high / start) ** (1 / power));
@@ -219,13 +264,8 @@
       for (let i = 1; i < names.length; i++) names[i].y = Math.max(names[i].y, names[i - 1].y + 12);
       let limit = height - room.bottom + 8;
       for (let i = names.length - 1; i >= 0; i--, limit -= 12) names[i].y = Math.min(names[i].y, limit);
-      for (const n of names) {
-        const short = n.label.length > 28 ? `${n.label.slice(0, 27)}…` : n.label;
-        element("text", { x: width - room.right + 6, y: n.y + 4, class: "name" }, n.group, short);
-      }
+      for (const n of names) name(n.label, { x: width - room.right + 6, y: n.y + 4 }, n.group, 28);
     }
-    holder.replaceChildren(svg);
-    return svg;
   }
 
   function ticks(low, high, base) {
