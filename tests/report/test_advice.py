@@ -44,7 +44,7 @@ def test_what_is_too_far_off_is_named_with_its_skill_and_not_advised():
     skills = {"local_window": {"captured": 0.1}, "sparse_bigbird": {"captured": 0.4}}
     run = with_fidelity(build_run((NAIVE, SDPA, WINDOW, BIGBIRD), (8192,)), skills)
     text = "\n".join(section(run))
-    assert "| none (sparse_bigbird comes to) | 0.40 on captured | – |" in text
+    assert "| none (the best of them, sparse_bigbird, has) | 0.40 on captured | – |" in text
 
 
 def test_workloads_of_one_length_share_a_table():

@@ -29,7 +29,7 @@ def line_of(text: str, variant: str) -> list[str]:
 def test_a_table_tells_exponent_declared_and_verdict_of_each_variant():
     text = text_of(build_run((NAIVE, LINEAR), LENGTHS, processes=20))
     assert text.startswith("## How time and memory grow\n\n")
-    assert "**in seq_len: forward, not causal, float32, batch 1, 8 heads" in text
+    assert "**in seq_len: forward, not causal**" in text
     name, time, declared, verdict, memory, why = line_of(text, "full_naive")
     assert (name, declared, verdict, why) == ("full_naive", "2", "quadratic or steeper", "")
     assert time.startswith(("2.0", "1.9"))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from subquad.analyze.slices import slices
 from subquad.analyze.summary import rows
 from subquad.record import Status
-from subquad.report.plots import draw_all
+from subquad.report.plots import TIME, _by_family, _leaders, draw_all
 from subquad.report.style import FAMILY_COLOURS, family_colour, looks, powers, short_number, spread
-from synthetic import ALL, LINEAR, NAIVE, SDPA, WINDOW, build_run
+from synthetic import ALL, LINEAR, MEAN, NAIVE, SDPA, WINDOW, build_run
 
 
 def draw(run, out):
@@ -96,3 +98,34 @@ def test_ticks_are_written_short():
     ]
     assert powers(1e-4, 1e-1, 10) == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1])
     assert len(powers(1, 2**40, 2)) <= 7
+
+
+def test_more_lines_than_an_eye_can_follow_are_led_by_one_of_each_family(tmp_path):
+    many = [replace(v, name=f"{v.name}_{i}") for i in range(8) for v in (WINDOW, LINEAR)]
+    run = build_run((NAIVE, SDPA, *many), (256, 1024), causal=(False, True))
+    figures = draw(run, tmp_path)
+    assert list(figures) == [
+        *("time_vs_seq_len", "time_vs_seq_len_by_family_1", "time_vs_seq_len_by_family_2"),
+        *("memory_vs_seq_len", "memory_vs_seq_len_by_family_1", "speedup_vs_seq_len"),
+    ]
+    assert "Of each family the variant that is fastest" in figures["time_vs_seq_len"].caption
+    by_family = [figures[f"time_vs_seq_len_by_family_{n}"].caption for n in (1, 2)]
+    assert [", not causal" in caption for caption in by_family] == [True, False]
+    assert "Black in every panel: the fastest exact variant." in by_family[0]
+
+
+def test_leaders_are_the_baseline_and_the_fastest_of_each_family_but_no_control():
+    slow = replace(LINEAR, name="linear_slow", time_s=lambda w: 9.0)
+    (part,) = slices(rows(build_run((NAIVE, SDPA, slow, LINEAR, MEAN), (256, 4096))))
+    assert _leaders(TIME, part).labels == ["full_naive", "full_sdpa", "linear_elu"]
+
+
+def test_small_families_share_a_panel_and_each_has_the_fastest_exact_variant():
+    many = [replace(LINEAR, name=f"linear_{i}") for i in range(4)]
+    (part,) = slices(rows(build_run((NAIVE, SDPA, WINDOW, *many), (256, 4096))))
+    found = _by_family(TIME, part)
+    assert [p.axes["family"] for p in found] == ["linear", "full, local"]
+    assert [p.labels for p in found] == [
+        ["full_sdpa", "linear_0", "linear_1", "linear_2", "linear_3"],
+        ["full_naive", "full_sdpa", "local_window"],
+    ]

@@ -65,6 +65,18 @@ def naming(found: Sequence[Slice]) -> list[str]:
     return [axis for axis in AXES if axis in varying or axis not in ("run", "device", "seed")]
 
 
+def heading(found: Sequence[Slice]) -> list[str]:
+    """Axes that a heading names where `common` says the others once: phase, masking, what differs."""
+    varying = differing(found)
+    return [axis for axis in AXES if axis in varying or axis in ("phase", "causal")]
+
+
+def common(found: Sequence[Slice]) -> str:
+    """What all slices share that no heading names; empty for no slice."""
+    named = {*heading(found), "run", "device", "seed"}
+    return describe(found[0].axes, [a for a in AXES if a not in named]) if found else ""
+
+
 def describe(axes: Mapping[str, Any], names: Iterable[str]) -> str:
     """The named axes for people: `forward, causal, float32, batch 1, 8 heads, head_dim 64, on cpu-2`.
 
@@ -81,9 +93,21 @@ def describe(axes: Mapping[str, Any], names: Iterable[str]) -> str:
         "inputs": "{} inputs",
         "fill": "{:.0%} filled",
         "skill on": "skill on {} inputs",
+        "family": "{}",
     }
     order = (
-        *("skill on", "seq_len", "phase", "causal", "dtype", "batch", "heads", "kv_heads", "head_dim"),
+        *(
+            "family",
+            "skill on",
+            "seq_len",
+            "phase",
+            "causal",
+            "dtype",
+            "batch",
+            "heads",
+            "kv_heads",
+            "head_dim",
+        ),
         *("kv_len", "fill", "inputs", "seed", "hardware", "device", "threads", "allocator", "run"),
     )
     wanted = set(names)
@@ -91,6 +115,8 @@ def describe(axes: Mapping[str, Any], names: Iterable[str]) -> str:
     for name in (n for n in order if n in wanted and axes.get(n) is not None):
         if name == "causal":
             parts.append("causal" if axes[name] else "not causal")
+        elif name == "heads" and axes[name] == 1:
+            parts.append("1 head")
         else:
             parts.append(words.get(name, name + " {}").format(axes[name]))
     return ", ".join(parts)

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from subquad import units
 from subquad.analyze.advice import USABLE, Advice, Gain, advice
-from subquad.analyze.slices import Fastest, Slice, Timings, describe, is_fit, naming
+from subquad.analyze.slices import Fastest, Slice, Timings, describe, heading, is_fit
 from subquad.report.markdown import escape, table
 from subquad.report.tables import speed_text, speedup_text
 
@@ -35,7 +35,7 @@ def advice_section(parts: Sequence[Slice], timings: Timings) -> list[str]:
     timed = [part for part in parts if any(is_fit(r) for r in part.rows)]
     if not timed:
         return []
-    names = naming(timed)
+    names = heading(parts)
     blocks = ["## Which attention to use", READING]
     single = []
     for part in timed:
@@ -134,7 +134,7 @@ def _use(gain: Gain | None, a: Advice) -> str:
 
 def _closest(a: Advice) -> str:
     if a.closest is not None and not a.closest.usable:
-        return f"none ({escape(a.closest.row['label'])} comes to)"
+        return f"none (the best of them, {escape(a.closest.row['label'])}, has)"
     return _use(a.closest, a)
 
 

@@ -16,7 +16,7 @@ from subquad.analyze.crossover import (
     crossovers,
     references,
 )
-from subquad.analyze.slices import Slice, describe, is_fit, naming
+from subquad.analyze.slices import Slice, describe, heading, is_fit
 from subquad.report.embed import embed
 from subquad.report.findings import Findings
 from subquad.report.markdown import escape, table
@@ -39,7 +39,7 @@ def crossings_section(found: Findings, figure: Figure | None = None) -> list[str
     Compared is with the labels of `found.against`; by default with the baseline and the fastest exact
     variant.
     """
-    names, against = naming(found.parts), found.against
+    names, against = heading(found.parts), found.against
     blocks = []
     for part in found.parts:
         if len({r["seq_len"] for r in part.rows if is_fit(r)}) < 2:

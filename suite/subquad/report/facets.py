@@ -21,12 +21,13 @@ LINE = 0.15  # inches a line of caption
 
 @dataclass(frozen=True)
 class Facets:
-    """At most four slices of one figure, laid out in inches."""
+    """Slices of one figure, laid out in inches."""
 
     figure: Figure
     parts: tuple[Slice, ...]
     axes: tuple[Axes, ...]
     subtitle: str
+    notes: tuple[str, ...]
     columns: int
 
     @classmethod
@@ -65,7 +66,14 @@ class Facets:
             clean(ax)
             if len(parts) > 1:
                 ax.set_title(plain(facet_name(part, parts), 62), fontsize=9, loc="left", pad=12)
-        return cls(figure, tuple(parts), axes, ", ".join(filter(None, (workload, below))), columns)
+        return cls(
+            figure,
+            tuple(parts),
+            axes,
+            ", ".join(filter(None, (workload, below))),
+            tuple(notes),
+            columns,
+        )
 
     def __iter__(self) -> Iterator[tuple[Axes, Slice]]:
         return iter(zip(self.axes, self.parts, strict=True))

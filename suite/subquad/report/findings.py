@@ -14,6 +14,7 @@ from subquad.analyze.summary import rows as rows_of
 from subquad.record import Run
 from subquad.report.standings import standings
 
+PHASES = ("forward", "forward_backward", "decode")
 MOST_WORKLOADS = 12
 """That a report tells about; a reader compares no more."""
 
@@ -68,7 +69,14 @@ class Findings:
 
 
 def richest(workloads: Sequence[Slice]) -> list[Slice]:
-    """As many workloads as a report can hold: those with most times, in their order."""
+    """As many workloads as a report can hold: those with most times, by phase, else in their order."""
     ordered = sorted(workloads, key=lambda part: -sum(is_fit(r) for r in part.rows))
     kept = {id(part) for part in ordered[:MOST_WORKLOADS]}
-    return [part for part in workloads if id(part) in kept]
+    return sorted(
+        (part for part in workloads if id(part) in kept), key=lambda part: _place(part.axes["phase"])
+    )
+
+
+def _place(phase: str) -> int:
+    """A plain call first, then training, then decoding, then what a plugin may have thought of."""
+    return PHASES.index(phase) if phase in PHASES else len(PHASES)

@@ -17,7 +17,7 @@ from subquad.analyze.scaling import (
     Steady,
     growth,
 )
-from subquad.analyze.slices import Slice, describe, naming
+from subquad.analyze.slices import Slice, describe, heading
 from subquad.report.markdown import escape, table
 
 ABSENT = "–"
@@ -35,7 +35,7 @@ def growth_section(parts: Sequence[Slice], grown: Sequence[Scaling]) -> list[str
     rows = [r for part in parts for r in part.rows]
     if not any(r["time_s"] is not None or r["peak_bytes"] is not None for r in rows):
         return []
-    names = [*naming(parts), "seq_len"]
+    names = [*heading(parts), "seq_len"]
     tables, untried = [], []
     for _, group in groupby(grown, key=lambda s: id(s.axes)):
         found = list(group)

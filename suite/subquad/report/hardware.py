@@ -7,7 +7,7 @@ from typing import Any
 
 from subquad import units
 from subquad.analyze.intervals import LogMean, ratio
-from subquad.analyze.slices import AXES, Slice, Timings, describe, is_fit, naming
+from subquad.analyze.slices import AXES, Slice, Timings, describe, heading, is_fit
 from subquad.analyze.summary import Row
 from subquad.analyze.verdicts import judge
 from subquad.report.markdown import escape, table
@@ -30,7 +30,7 @@ def hardware_section(parts: Sequence[Slice], timings: Timings) -> list[str]:
             key = tuple(part.axes[a] for a in AXES if a not in HARDWARE)
             groups.setdefault(key, []).append(part)
     blocks: list[str] = []
-    names = [n for n in naming(parts) if n not in HARDWARE]
+    names = [n for n in heading(parts) if n not in HARDWARE]
     for group in groups.values():
         common = set.intersection(*(_lengths(p) for p in group))
         if len(group) < 2 or not common or len(blocks) >= 2 * MOST:

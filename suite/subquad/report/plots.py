@@ -13,7 +13,21 @@ from subquad import units
 from subquad.analyze.slices import Slice, is_fit, slices
 from subquad.analyze.summary import Row
 from subquad.report.facets import MAX_FACETS, Facets, gap_notes, guide
-from subquad.report.style import EndLabel, Look, label_ends, log_ticks, looks, save, styled, tick
+from subquad.report.style import (
+    FAMILY_COLOURS,
+    EndLabel,
+    Look,
+    label_ends,
+    log_ticks,
+    looks,
+    save,
+    styled,
+    tick,
+)
+
+MOST_LINES = 16  # in one panel; beyond it families have panels of their own
+LEADERS = "Of each family the variant that is fastest at the longest length; the others have tables."
+FAMILIES = "Black in every panel: the fastest exact variant. Grey: all other families."
 
 
 @dataclass(frozen=True)
@@ -42,6 +56,7 @@ class Curve:
     x_title: str = "sequence length"
     guides: bool = False
     line_at: float | None = None
+    by_family: int = 0  # slices that have a figure by family where there are many variants
 
 
 TIME = Curve(
@@ -53,6 +68,7 @@ TIME = Curve(
     low="time_low_s",
     high="time_high_s",
     guides=True,
+    by_family=2,
 )
 HEADS = replace(
     TIME,
@@ -61,12 +77,14 @@ HEADS = replace(
     x="heads",
     x_title="heads",
     guides=False,
+    by_family=0,
 )
 DECODE = replace(
     TIME,
     name="decode_vs_context",
     title="Time of one step of decoding by length of the context",
     x_title="positions before the step",
+    by_family=1,
 )
 MEMORY = Curve(
     name="memory_vs_seq_len",
@@ -76,12 +94,14 @@ MEMORY = Curve(
     write=units.size,
     base=2,
     guides=True,
+    by_family=1,
 )
 DECODE_MEMORY = replace(
     MEMORY,
     name="decode_memory_vs_context",
     title="Peak workspace of one step of decoding by length of the context",
     x_title="positions before the step",
+    by_family=0,
 )
 SPEEDUP = Curve(
     name="speedup_vs_seq_len",
@@ -102,10 +122,12 @@ def draw_all(rows: Sequence[Row], machine: str, out: Path) -> list[Figure]:
         style = looks(rows)
         whole = slices(r for r in rows if r["phase"] != "decode")
         steps = slices(r for r in rows if r["phase"] == "decode")
-        figures = [_curves(c, whole, style, machine, out) for c in (TIME, MEMORY, SPEEDUP)]
-        figures.append(_curves(HEADS, _by_heads(rows), style, machine, out))
-        figures += [_curves(c, steps, style, machine, out) for c in (DECODE, DECODE_MEMORY)]
-    return [f for f in figures if f is not None]
+        drawn = [
+            *((curve, whole) for curve in (TIME, MEMORY, SPEEDUP)),
+            (HEADS, _by_heads(rows)),
+            *((curve, steps) for curve in (DECODE, DECODE_MEMORY)),
+        ]
+        return [f for curve, found in drawn for f in _figures(curve, found, style, machine, out)]
 
 
 def _by_heads(rows: Sequence[Row]) -> list[Slice]:
@@ -120,33 +142,103 @@ def _by_heads(rows: Sequence[Row]) -> list[Slice]:
     return found
 
 
-def _curves(
+def _figures(
     curve: Curve, found: Sequence[Slice], style: dict[str, Look], machine: str, out: Path
-) -> Figure | None:
-    """One line a variant, one facet a slice; None where no slice has two lengths with data."""
+) -> list[Figure]:
+    """One line a variant, one facet a slice; none where no slice has two lengths with data.
+
+    Of more lines than an eye can follow the fastest of each family are drawn; figures of their own hold
+    all of them, one facet a family, for as many slices as the curve says.
+    """
     reach = {id(p): len({r[curve.x] for r in p.rows if r[curve.y] is not None}) for p in found}
     drawable = sorted((p for p in found if reach[id(p)] >= 2), key=lambda p: -reach[id(p)])
     if not drawable:
-        return None
-    parts = drawable[:MAX_FACETS]
-    notes = gap_notes(parts, curve.y, curve.x)
+        return []
+    shown, left = drawable[:MAX_FACETS], len(drawable) - MAX_FACETS
+    crowded = max(len(_drawn(curve, p)) for p in drawable) > MOST_LINES
+    if crowded:
+        shown = [_leaders(curve, p) for p in shown]
+    notes = _notes(curve, shown, left)
+    if crowded:
+        notes.insert(0, LEADERS)
+    facets = _facets(curve, shown, machine, notes)
+    for ax, part in facets:
+        _draw_curves(ax, curve, part, style, _limits(curve, shown))
+    made = [_saved(curve, curve.name, facets, out)]
+    for number, part in enumerate(drawable[: curve.by_family if crowded else 0], start=1):
+        notes = [FAMILIES, *_notes(curve, [part])]
+        facets = _facets(curve, _by_family(curve, part), machine, notes)
+        for ax, family in facets:
+            _draw_behind(ax, curve, [r for r in part.rows if r["label"] not in family.labels])
+            _draw_curves(ax, curve, family, style, _limits(curve, [part]))
+        made.append(_saved(curve, f"{curve.name}_by_family_{number}", facets, out))
+    return made
+
+
+def _drawn(curve: Curve, part: Slice) -> list[str]:
+    return list(dict.fromkeys(r["label"] for r in part.rows if r[curve.y] is not None))
+
+
+def _notes(curve: Curve, parts: Sequence[Slice], left: int = 0) -> list[str]:
+    """What is missing in the slices, and how many there were no facets for."""
+    notes = [f"{left} more workload families are in the tables."] if left > 0 else []
     if curve is SPEEDUP and any(is_fit(r) and r["speedup"] is None for p in parts for r in p.rows):
-        notes.insert(0, "No speed-up where the baseline has no time.")
+        notes.append("No speed-up where the baseline has no time.")
+    notes += gap_notes(parts, curve.y, curve.x)
     if any(r[curve.y] == 0 for p in parts for r in p.rows):
         notes.append("A value of 0 has no place on a logarithmic axis and is not drawn.")
-    if len(drawable) > MAX_FACETS:
-        notes.insert(0, f"{len(drawable) - MAX_FACETS} more workload families are in the tables.")
+    return notes
+
+
+def _facets(curve: Curve, parts: Sequence[Slice], machine: str, notes: Sequence[str]) -> Facets:
     facets = Facets.of(parts, curve.title, machine, notes)
-    limits = _limits(curve, parts)
-    for ax, part in facets:
-        _draw_curves(ax, curve, part, style, limits)
     facets.label_axes(curve.x_title, curve.y_title)
-    return _saved(curve.name, curve.title, facets, notes, out)
+    return facets
 
 
-def _saved(name: str, title: str, facets: Facets, notes: Sequence[str], out: Path) -> Figure:
-    caption = " ".join([f"{title}: {facets.subtitle}.", *notes])
-    return Figure(name, title, caption, tuple(save(facets.figure, out / name)))
+def _leaders(curve: Curve, part: Slice) -> Slice:
+    """The rows of the baseline and of each family's fastest variant; controls lead nobody."""
+    timed = [r for r in part.rows if is_fit(r) and r["family"] != "control"]
+    timed.sort(key=lambda r: (-r[curve.x], r["time_s"]))
+    first = {r["family"]: r["label"] for r in reversed(timed)}
+    baseline = {r["label"] for r in part.rows if _is_reference([r])}
+    kept = {*first.values(), *baseline}
+    return Slice(part.axes, tuple(r for r in part.rows if r["label"] in kept))
+
+
+def _by_family(curve: Curve, part: Slice) -> list[Slice]:
+    """The rows of each family, small families together; the fastest exact variant is in all."""
+    drawn = [r for r in part.rows if r["label"] in _drawn(curve, part)]
+    order = list(FAMILY_COLOURS)
+    families = sorted(
+        {r["family"] or "" for r in drawn}, key=lambda f: (order.index(f) if f in order else 99, f)
+    )
+    members = {f: {r["label"] for r in drawn if (r["family"] or "") == f} for f in families}
+    small = [f for f in families if len(members[f]) < 3]
+    groups = [[f] for f in families if f not in small] + ([small] if small else [])
+    exact = [r for r in drawn if r["computes"] == "exact" and is_fit(r) and r["family"] != "control"]
+    first = min(exact, key=lambda r: (-r[curve.x], r["time_s"]))["label"] if exact else None
+    found = []
+    for group in groups:
+        rows = [r for r in drawn if (r["family"] or "") in group or r["label"] == first]
+        found.append(Slice({**part.axes, "family": ", ".join(f or "none" for f in group)}, tuple(rows)))
+    return found
+
+
+def _draw_behind(ax: Axes, curve: Curve, rows: Sequence[Row]) -> None:
+    """What else was measured, faint and without names."""
+    xs: list[float] = []
+    ys: list[float] = []
+    for label in dict.fromkeys(r["label"] for r in rows):
+        points = sorted((r[curve.x], r[curve.y]) for r in rows if r["label"] == label and r[curve.y])
+        xs += [*(x for x, _ in points), math.nan]  # one path with gaps: many would swell the file
+        ys += [*(y for _, y in points), math.nan]
+    ax.plot(xs, ys, color="#e2e2e2", linewidth=0.8, zorder=0.5)
+
+
+def _saved(curve: Curve, name: str, facets: Facets, out: Path) -> Figure:
+    caption = " ".join([f"{curve.title}: {facets.subtitle}.", *facets.notes])
+    return Figure(name, curve.title, caption, tuple(save(facets.figure, out / name)))
 
 
 def _limits(curve: Curve, parts: Sequence[Slice]) -> tuple[float, float]:

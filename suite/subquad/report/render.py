@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from subquad.analyze.slices import Slice, describe, is_fit, naming, slices
+from subquad.analyze.slices import Slice, common, describe, heading, is_fit, slices
 from subquad.analyze.standing import Standing
 from subquad.analyze.summary import Row, columns
 from subquad.record import Run, Status
@@ -30,7 +30,17 @@ from subquad.report.older import drop_older
 from subquad.report.page.document import document
 from subquad.report.page.explore import explored
 from subquad.report.page.markup import sections
-from subquad.report.plots import Figure, draw_all
+from subquad.report.plots import (
+    DECODE,
+    DECODE_MEMORY,
+    HEADS,
+    MEMORY,
+    SPEEDUP,
+    TIME,
+    Curve,
+    Figure,
+    draw_all,
+)
 from subquad.report.quality_report import Quality
 from subquad.report.recall import TITLE as RECALL_TITLE
 from subquad.report.setup import setup_section
@@ -109,7 +119,7 @@ def render(runs: Sequence[Run] | Run, out: Path, against: Sequence[str] = ()) ->
         out / "index.html": document(blocks, figures, explored(found)),
         out / "cells.csv": csv_text(columns(found.families), found.rows),
         **quality.tables(out),
-        **latex_tables(blocks, out / "tables"),
+        **latex_tables(blocks, common(found.parts), out / "tables"),
     }
     for path, text in texts.items():
         path.parent.mkdir(exist_ok=True)
@@ -127,8 +137,11 @@ def _more(count: int) -> list[str]:
     return [f"{more} in cells.csv only."]
 
 
-def latex_tables(blocks: Sequence[str], out: Path) -> dict[Path, str]:
-    """The tables that a paper may want, each in a file of its own: those of the sections in PAPER."""
+def latex_tables(blocks: Sequence[str], where: str, out: Path) -> dict[Path, str]:
+    """The tables that a paper may want, each in a file of its own: those of the sections in PAPER.
+
+    `where` is what all workloads have in common; every caption says it.
+    """
     found = {}
     for section in sections(blocks)[1]:
         if section.title not in PAPER:
@@ -139,7 +152,9 @@ def latex_tables(blocks: Sequence[str], out: Path) -> dict[Path, str]:
             if is_table(block):
                 number += 1
                 name = f"{section.id}-{number}"
-                caption = ": ".join(filter(None, (section.title, before)))
+                caption = ": ".join(
+                    filter(None, (section.title, ", ".join(filter(None, (before, where)))))
+                )
                 found[out / f"{name}.tex"] = latex(block, caption, name)
             elif block.startswith(("**", "###")) and "\n" not in block:
                 before = block.strip("*# ")
@@ -169,7 +184,6 @@ def page_blocks(found: Findings, figures: Sequence[Figure], quality: Sequence[st
     """The whole report as Markdown; `quality` are the blocks that say how good the variants are."""
     runs, parts = found.runs, found.parts
     everything = slices(found.rows)
-    by_name = {figure.name: figure for figure in figures}
     names = ", ".join(escape(run.name) for run in runs)
     blocks = [f"# Attention benchmark: {names or 'no run'}"]
     if not everything:
@@ -177,15 +191,18 @@ def page_blocks(found: Findings, figures: Sequence[Figure], quality: Sequence[st
     elif found.timed and not any(is_fit(r) or r["status"] == Status.OK for r in found.timed):
         blocks += ["## Nothing to choose from"]
         blocks += [f"**None of the {len(found.timed)} cells has a time; their reasons are below.**"]
+    if common(parts):
+        blocks += [f"All of it: {escape(common(parts))}."]
     blocks += advice_section(parts, found.samples)
     blocks += versus_section(runs)
-    for name in ("time_vs_seq_len", "memory_vs_seq_len", "speedup_vs_seq_len"):
-        blocks += _figure(by_name.get(name))
-    blocks += crossings_section(found, by_name.get(CROSSINGS))
+    for curve in (TIME, MEMORY, SPEEDUP):
+        blocks += _figures(figures, curve)
+    crossings = next((figure for figure in figures if figure.name == CROSSINGS), None)
+    blocks += crossings_section(found, crossings)
     blocks += growth_section(parts, found.growth)
     blocks += quality
-    for name in ("time_vs_heads", "decode_vs_context", "decode_memory_vs_context"):
-        blocks += _figure(by_name.get(name))
+    for curve in (HEADS, DECODE, DECODE_MEMORY):
+        blocks += _figures(figures, curve)
     blocks += hardware_section(parts, found.samples)
     blocks += setup_section(parts)
     blocks += standings_section(found.standings)
@@ -201,8 +218,9 @@ def page_blocks(found: Findings, figures: Sequence[Figure], quality: Sequence[st
     return blocks
 
 
-def _figure(figure: Figure | None) -> list[str]:
-    return [] if figure is None else [f"## {figure.title}", *embed(figure)]
+def _figures(figures: Sequence[Figure], curve: Curve) -> list[str]:
+    shown = [block for figure in figures if figure.title == curve.title for block in embed(figure)]
+    return [f"## {curve.title}", *shown] if shown else []
 
 
 def _what_was_run(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
@@ -252,7 +270,7 @@ def _deviation_gaps(runs: Sequence[Run]) -> list[str]:
 def _details(found: Sequence[tuple[Slice, Sequence[Standing]]], families: Sequence[str]) -> list[str]:
     found = [(part, mine) for part, mine in found if any(_weighed(r) for r in part.rows)]
     blocks = ["## Every workload"] if found else []
-    names = naming([part for part, _ in found])
+    names = heading([part for part, _ in found])
     for part, mine in found:
         blocks += [f"### {escape(describe(part.axes, names))}", seq_len_table(part)]
         for n in part.seq_lens:

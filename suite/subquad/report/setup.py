@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from subquad import units
-from subquad.analyze.slices import Slice, describe, is_fit, naming
+from subquad.analyze.slices import Slice, describe, heading, is_fit
 from subquad.analyze.summary import Row
 from subquad.report.markdown import escape, table
 
@@ -20,7 +20,7 @@ ABSENT = "–"
 
 def setup_section(parts: Sequence[Slice]) -> list[str]:
     """A table for each of the first workloads with a time, dearest set-up first."""
-    names = naming(parts)
+    names = heading(parts)
     blocks: list[str] = []
     for part in parts:
         rows = _at_one_length(part)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from subquad import units
 from subquad.analyze.crossover import references
-from subquad.analyze.slices import Slice, describe, naming, timings
+from subquad.analyze.slices import Slice, describe, heading, timings
 from subquad.analyze.standing import Standing, standing
 from subquad.analyze.verdicts import MARGIN, Judged, Verdict
 from subquad.record import Run
@@ -38,7 +38,7 @@ def standings(
 
 def standings_section(found: Sequence[tuple[Slice, Sequence[Standing]]]) -> list[str]:
     """Blocks of verdicts; none where nothing was compared."""
-    names = naming([part for part, _ in found])
+    names = heading([part for part, _ in found])
     blocks = []
     for part, mine in found:
         for one in mine:

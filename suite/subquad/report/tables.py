@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from subquad import units
-from subquad.analyze.slices import Slice, describe, is_fit, naming
+from subquad.analyze.slices import Slice, describe, heading, is_fit
 from subquad.analyze.standing import Standing
 from subquad.analyze.summary import Row
 from subquad.analyze.verdicts import Judged
@@ -87,9 +87,9 @@ def _component(name: str, value: Any) -> str:
     if value in (None, "", [], {}, ()):
         return ""
     if isinstance(value, Mapping):
-        naming = [str(value[k]) for k in ("model", "name", "version") if value.get(k)]
+        heading = [str(value[k]) for k in ("model", "name", "version") if value.get(k)]
         counted = [f"{k} {value[k]}" for k in ("cpus", "capability") if value.get(k)]
-        return f"{name} {', '.join(naming + counted)}" if naming or counted else ""
+        return f"{name} {', '.join(heading + counted)}" if heading or counted else ""
     if isinstance(value, (list, tuple)):
         return ", ".join(filter(None, (_component(name, item) for item in value)))
     if name == "memory" and isinstance(value, (int, float)):
@@ -174,7 +174,7 @@ def _counted(rows: Sequence[Sequence[str]], limit: int = 6) -> str:
 def failures_table(parts: Sequence[Slice]) -> str | None:
     """Every row that is not ok with its reason, alike ones in one line; None where all are ok."""
     groups: dict[tuple[str, ...], list[int]] = {}
-    names = naming(parts)
+    names = heading(parts)
     for part in parts:
         where = describe(part.axes, names)
         for r in part.rows:

@@ -7,7 +7,7 @@ from typing import Any
 
 from subquad.analyze.growth import Scaling
 from subquad.analyze.scaling import Exponent
-from subquad.analyze.slices import Slice, Timings, describe, differing, is_fit, naming
+from subquad.analyze.slices import Slice, Timings, describe, differing, heading, is_fit
 from subquad.analyze.standing import standing
 from subquad.report.findings import Findings
 from subquad.report.style import family_colour, looks
@@ -27,7 +27,7 @@ def explored(found: Findings) -> dict[str, Any]:
     style = looks(rows)
     labels = list(dict.fromkeys(r["label"] for r in rows))
     number = {label: i for i, label in enumerate(labels)}
-    names = [n for n in naming(drawn) if n not in ("seed",)]
+    names = heading(found.parts)
     first = {r["label"]: r for r in reversed(rows)}
     document: dict[str, Any] = {
         "variants": [
