@@ -174,6 +174,28 @@ def test_arrows_go_from_point_to_point_and_tell_value_and_interval(page: Any) ->
     assert "Point at a curve" in told.text
 
 
+def test_a_workload_of_one_length_is_a_list_with_the_best_on_top(page: Any, tmp_path: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    failures = {("local_window", 1024): (Status.OOM, "no memory")}
+    run = build_run(ALL, (1024,), heads=(1, 4), failures=failures)
+    page.get(render(run, tmp_path).html.as_uri())
+    script = """return [...document.querySelectorAll('#explore .chart g[data-variant]')].map((g) =>
+        [g.dataset.variant, g.querySelector('path').getBoundingClientRect().x]);"""
+    drawn = page.execute_script(script)
+    assert len(drawn) == len(ALL) - 1
+    assert [x for _, x in drawn] == sorted(x for _, x in drawn)
+    chart = one(page, "#explore .chart svg")
+    assert "at sequence length 1024" in chart.get_attribute("aria-label")
+    chart.send_keys(Keys.ARROW_DOWN)
+    chart.send_keys(Keys.ARROW_DOWN)
+    assert one(page, '#explore [data-at="told"]').text.startswith(f"{drawn[1][0]} at 1024: ")
+    pick(page, "heads", "4")
+    pick(page, "measure", "speedup")
+    drawn = page.execute_script(script)
+    assert [x for _, x in drawn] == sorted((x for _, x in drawn), reverse=True)
+
+
 def test_the_mouse_reads_a_point(page: Any) -> None:
     from selenium.webdriver import ActionChains
 
