@@ -24,6 +24,8 @@ from subquad.report.findings import Findings
 from subquad.report.growth import growth_section
 from subquad.report.hardware import hardware_section
 from subquad.report.latex import is_table, latex
+from subquad.report.list_figure import TITLE as LIST
+from subquad.report.list_figure import draw_list
 from subquad.report.markdown import csv_text, escape
 from subquad.report.noise import noise_floor
 from subquad.report.older import drop_older
@@ -37,7 +39,6 @@ from subquad.report.plots import (
     MEMORY,
     SPEEDUP,
     TIME,
-    Curve,
     Figure,
     draw_all,
 )
@@ -110,7 +111,8 @@ def render(runs: Sequence[Run] | Run, out: Path, against: Sequence[str] = ()) ->
     (out / "figures").mkdir(parents=True, exist_ok=True)
     curves = draw_all(found.timed, where, out / "figures")
     crossings = draw_crossings(found, where, out / "figures")
-    figures = [*curves, *([crossings] if crossings else [])]
+    listed = draw_list(found, where, out / "figures")
+    figures = [*curves, *(figure for figure in (listed, crossings) if figure)]
     quality_figures = quality.draw(where, out / "figures")
     blocks = page_blocks(found, figures, quality.blocks(quality_figures))
     figures += quality_figures.all
@@ -195,14 +197,14 @@ def page_blocks(found: Findings, figures: Sequence[Figure], quality: Sequence[st
         blocks += [f"All of it: {escape(common(parts))}."]
     blocks += advice_section(parts, found.samples)
     blocks += versus_section(runs)
-    for curve in (TIME, MEMORY, SPEEDUP):
-        blocks += _figures(figures, curve)
+    for title in (LIST, TIME.title, MEMORY.title, SPEEDUP.title):
+        blocks += _figures(figures, title)
     crossings = next((figure for figure in figures if figure.name == CROSSINGS), None)
     blocks += crossings_section(found, crossings)
     blocks += growth_section(parts, found.growth)
     blocks += quality
-    for curve in (HEADS, DECODE, DECODE_MEMORY):
-        blocks += _figures(figures, curve)
+    for title in (HEADS.title, DECODE.title, DECODE_MEMORY.title):
+        blocks += _figures(figures, title)
     blocks += hardware_section(parts, found.samples)
     blocks += setup_section(parts)
     blocks += standings_section(found.standings)
@@ -218,9 +220,9 @@ def page_blocks(found: Findings, figures: Sequence[Figure], quality: Sequence[st
     return blocks
 
 
-def _figures(figures: Sequence[Figure], curve: Curve) -> list[str]:
-    shown = [block for figure in figures if figure.title == curve.title for block in embed(figure)]
-    return [f"## {curve.title}", *shown] if shown else []
+def _figures(figures: Sequence[Figure], title: str) -> list[str]:
+    shown = [block for figure in figures if figure.title == title for block in embed(figure)]
+    return [f"## {title}", *shown] if shown else []
 
 
 def _what_was_run(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
