@@ -87,4 +87,5 @@ def _draw(
         ax.plot([row["time_s"]], [y], color=look.colour, marker=look.marker, markeredgecolor="white",
                 markeredgewidth=0.5, zorder=3)  # fmt: skip
     log_ticks(ax.xaxis, 10, units.seconds)
+    ax.tick_params(axis="x", labelsize=7.4)
     ax.set_xlabel("time of one call")
