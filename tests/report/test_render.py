@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import pytest
 
 from subquad.record import Kernels, Run, Status
 from subquad.report.noise import noise_floor
 from subquad.report.render import PAPER, render
+from subquad.store import load
 from synthetic import LINEAR, MEAN, NAIVE, SDPA, build_run
 from synthetic_quality import recall
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 VICTIMS = ("local_window", "sparse_bigbird", "linear_elu", "full_sdpa", "lowrank_linformer")
 FAILED = [s for s in Status if s is not Status.OK]
 FAILURES = {
@@ -31,6 +34,16 @@ def test_every_status_is_shown_with_its_reason(tmp_path):
     section = text.split("## Rows that are not ok")[1].split("\n## ")[0]
     for (name, length), (status, reason) in FAILURES.items():
         assert f"| {name} | {status.value} | {length} | {reason} |" in section
+
+
+def test_runs_of_every_schema_stand_in_one_report(tmp_path):
+    runs = [load(GOLDEN / name) for name in ("schema_1", "schema_2", "schema_3")]
+    text = page(runs, tmp_path)
+    for run in runs:
+        mine = [m for m in run.measurements if not m.cell.is_task]
+        assert f"- Run {run.name}: {len(mine)} cells" in text
+    with (tmp_path / "report/cells.csv").open(encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == sum(len(run.measurements) for run in runs)
 
 
 def test_report_says_what_ran_where_and_how_noisy(tmp_path):
