@@ -142,6 +142,13 @@ def test_least_time_is_set_by_the_nearer_ceiling(flops, moved, least):
     assert least_time_s(Cost(flops, moved, 0, 1.0), "float32", CEILINGS) == pytest.approx(least)
 
 
+def test_a_larger_working_set_may_move_faster_than_a_small_one_that_is_mostly_calls():
+    bytes_per_s = {"1000": 1e8, "100000": 1e9, "1000000": 5e8}
+    ceilings = {"ceilings": {"flops_per_s": {"float32": 1e9}, "bytes_per_s": bytes_per_s}}
+    assert least_time_s(Cost(1, 50_000, 0, 1.0), "float32", ceilings) == pytest.approx(5e-5)
+    assert least_time_s(Cost(1, 2_000_000, 0, 1.0), "float32", ceilings) == pytest.approx(4e-3)
+
+
 @pytest.mark.parametrize(
     "environment",
     [{}, {"ceilings": None}, {"ceilings": {"flops_per_s": {"float32": 1e9}}}, {"ceilings": {}}],

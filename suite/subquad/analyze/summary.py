@@ -219,16 +219,18 @@ def _cost(m: Measurement, time: Interval | None, environment: Mapping[str, Any])
 def least_time_s(cost: Cost, dtype: str, environment: Mapping[str, Any]) -> float | None:
     """The least time the machine's measured ceilings allow; None where a ceiling is missing.
 
-    Bytes move at the ceiling of the largest tabulated working set that is not above the cost's bytes,
-    or of the smallest tabulated.
+    Bytes move at the higher ceiling of the two tabulated working sets around the cost's bytes: a smaller
+    one stays in a faster cache, but a larger one pays less for being called at all.
     """
     ceilings = environment.get("ceilings") or {}
     flops_per_s = (ceilings.get("flops_per_s") or {}).get(dtype)
     by_size = {int(k): float(v) for k, v in (ceilings.get("bytes_per_s") or {}).items() if v}
     if not flops_per_s or not by_size:
         return None
-    size = max((s for s in by_size if s <= cost.bytes), default=min(by_size))
-    return float(max(cost.flops / float(flops_per_s), cost.bytes / by_size[size]))
+    below = max((s for s in by_size if s <= cost.bytes), default=min(by_size))
+    above = min((s for s in by_size if s >= cost.bytes), default=max(by_size))
+    bytes_per_s = max(by_size[below], by_size[above])
+    return float(max(cost.flops / float(flops_per_s), cost.bytes / bytes_per_s))
 
 
 def _session(
