@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from subquad.analyze.slices import slices
 from subquad.analyze.summary import rows
 from subquad.record import Status
-from subquad.report.plots import TIME, _by_family, _leaders, draw_all
+from subquad.report.plots import MEMORY, MOST_LINES, TIME, _by_family, _leaders, draw_all
 from subquad.report.style import FAMILY_COLOURS, family_colour, looks, powers, short_number, spread
 from synthetic import ALL, LINEAR, MEAN, NAIVE, SDPA, WINDOW, build_run
 
@@ -118,6 +118,21 @@ def test_leaders_are_the_baseline_and_the_fastest_of_each_family_but_no_control(
     slow = replace(LINEAR, name="linear_slow", time_s=lambda w: 9.0)
     (part,) = slices(rows(build_run((NAIVE, SDPA, slow, LINEAR, MEAN), (256, 4096))))
     assert _leaders(TIME, part).labels == ["full_naive", "full_sdpa", "linear_elu"]
+
+
+def test_without_times_the_leaders_are_those_with_the_least_memory(tmp_path):
+    many = [replace(LINEAR, name=f"linear_{i}", workspace=lambda w, i=i: 9 - i) for i in range(8)]
+    run = build_run((NAIVE, SDPA, *many, *(replace(v, name=f"{v.name}_b") for v in ALL)), (256, 4096))
+    untimed = [replace(m, timing=None, status=Status.TIMEOUT) for m in run.measurements]
+    run = replace(run, measurements=tuple(untimed))
+    (part,) = slices(rows(run))
+    assert "linear_7" in _leaders(MEMORY, part).labels
+    assert "linear_0" not in _leaders(MEMORY, part).labels
+    figures = draw(run, tmp_path)
+    assert list(figures) == ["memory_vs_seq_len", "memory_vs_seq_len_by_family_1"]
+    controls = [replace(MEAN, name=f"control_{i}") for i in range(MOST_LINES + 1)]
+    only = draw(build_run(controls, (256, 4096)), tmp_path)
+    assert "time_vs_seq_len" in only
 
 
 def test_small_families_share_a_panel_and_each_has_the_fastest_exact_variant():

@@ -219,8 +219,8 @@ def _cost(m: Measurement, time: Interval | None, environment: Mapping[str, Any])
 def least_time_s(cost: Cost, dtype: str, environment: Mapping[str, Any]) -> float | None:
     """The least time the machine's measured ceilings allow; None where a ceiling is missing.
 
-    Bytes move at the higher ceiling of the two tabulated working sets around the cost's bytes: a smaller
-    one stays in a faster cache, but a larger one pays less for being called at all.
+    Bytes move at the higher ceiling of the two tabulated working sets around the cost's bytes: the
+    smaller one stays in a faster cache, but the larger one pays less for being called at all.
     """
     ceilings = environment.get("ceilings") or {}
     flops_per_s = (ceilings.get("flops_per_s") or {}).get(dtype)

@@ -197,18 +197,22 @@ def _facets(curve: Curve, parts: Sequence[Slice], machine: str, notes: Sequence[
 
 
 def _leaders(curve: Curve, part: Slice) -> Slice:
-    """The rows of the baseline and of each family's fastest variant; controls lead nobody."""
-    timed = [r for r in part.rows if is_fit(r) and r["family"] != "control"]
-    timed.sort(key=lambda r: (-r[curve.x], r["time_s"]))
-    first = {r["family"]: r["label"] for r in reversed(timed)}
+    """The rows of the baseline and of each family's fastest variant; controls lead nobody.
+
+    Where there is no time, of each family the variant with the least value.
+    """
+    drawn = [r for r in part.rows if r[curve.y] is not None and r["family"] != "control"]
+    drawn.sort(key=lambda r: (-r[curve.x], r["time_s"] or math.inf, r[curve.y]))
+    first = {r["family"]: r["label"] for r in reversed(drawn)}
     baseline = {r["label"] for r in part.rows if _is_reference([r])}
     kept = {*first.values(), *baseline}
-    return Slice(part.axes, tuple(r for r in part.rows if r["label"] in kept))
+    return Slice(part.axes, tuple(r for r in part.rows if r["label"] in kept or not first))
 
 
 def _by_family(curve: Curve, part: Slice) -> list[Slice]:
     """The rows of each family, small families together; the fastest exact variant is in all."""
-    drawn = [r for r in part.rows if r["label"] in _drawn(curve, part)]
+    shown = set(_drawn(curve, part))
+    drawn = [r for r in part.rows if r["label"] in shown]
     order = list(FAMILY_COLOURS)
     families = sorted(
         {r["family"] or "" for r in drawn}, key=lambda f: (order.index(f) if f in order else 99, f)
