@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from subquad.analyze.advice import Advice, advice, closeness_on
-from subquad.analyze.slices import slices, timings
+from subquad.analyze.slices import Slice, slices, timings
 from subquad.analyze.summary import rows
 from synthetic import BIGBIRD, LINEAR, LINFORMER, MEAN, NAIVE, SDPA, WINDOW, build_run
 from synthetic_quality import with_fidelity
@@ -80,3 +80,18 @@ def test_closeness_counts_on_the_most_telling_of_the_inputs_that_most_have():
     (part,) = slices(rows(run))
     assert closeness_on(part) == "autoregressive"
     assert closeness_on(slices(rows(build_run((NAIVE,), (1024,))))[0]) is None
+
+
+def test_what_is_advised_at_one_length_does_not_hang_on_how_many_others_there_are():
+    """Three processes survive no correction over hundreds of cells, whatever they show."""
+    many = [replace(LINFORMER, name=f"lowrank_{i}") for i in range(12)]
+    run = build_run((NAIVE, SDPA, WINDOW, *many), tuple(256 * 2**i for i in range(8)), processes=3)
+    (part,) = slices(rows(run))
+    together = advice(part, timings([run]))
+    for found in together:
+        alone = Slice(part.axes, tuple(part.at(found.seq_len)))
+        (same,) = advice(alone, timings([run]))
+        assert same.exact == found.exact
+        assert same.quickest is None or same.quickest.judged == found.quickest.judged
+        assert (same.quickest is None) == (found.quickest is None)
+    assert together[-1].quickest is not None

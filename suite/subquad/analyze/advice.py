@@ -1,7 +1,8 @@
 """Which attention to use at each length: the fastest exact one, and what an approximation would gain.
 
 An approximation is named only where it is surely faster than the fastest exact variant at that length
-(Holm over the slice): otherwise there is no reason to give anything up.
+(Holm over the variants there: who asks, asks about one length): otherwise there is no reason to give
+anything up.
 """
 
 from __future__ import annotations
@@ -60,17 +61,14 @@ class Advice:
 def advice(part: Slice, timings: Timings) -> list[Advice]:
     """For every length of a slice. Controls give no advice."""
     inputs = closeness_on(part)
-    standings: dict[str, Standing] = {}
     found = []
     for n in part.seq_lens:
         here = [r for r in part.at(n) if r["family"] != "control"]
         exact = fastest([r for r in here if r["computes"] == "exact"], timings)
         gains: Mapping[str, Gain] = {}
         if exact is not None:
-            label = exact.row["label"]
-            if label not in standings:
-                standings[label] = standing(part, timings, label)
-            gains = _gains(here, standings[label], n, inputs)
+            against = standing(Slice(part.axes, tuple(here)), timings, exact.row["label"])
+            gains = _gains(here, against, n, inputs)
         estimates = [g for g in gains.values() if g.row["computes"] in ESTIMATES]
         others = [g for g in gains.values() if g.row["computes"] == "different"]
         timed = [r for r in here if r["computes"] in ESTIMATES and r["time_s"] is not None]

@@ -18,7 +18,7 @@ NOT_DETERMINED = "not determined"
 READING = f"""\
 Exact: the fastest variant that computes softmax attention itself, and those that cannot be told from
 it. The others are named only where they are surely faster than that (paired ratios, Holm-corrected over
-all variants and lengths of the workload); the figure is how many times as fast, with its 95 % interval.
+all variants at that length); the figure is how many times as fast, with its 95 % interval.
 Closest: of those that restrict or estimate softmax, the one with the highest skill (1 is full
 attention, 0 no better than averaging), if that is at least {USABLE:g}. A function of its own is no
 stand-in for softmax: a model has to be trained with it. Controls do not compete."""
