@@ -36,7 +36,7 @@ def advice_section(parts: Sequence[Slice], timings: Timings) -> list[str]:
     if not timed:
         return []
     names = heading(parts)
-    blocks = ["## Which attention to use", READING]
+    blocks = ["## Which attention to use"]
     single = []
     for part in timed:
         found, where = advice(part, timings), describe(part.axes, names)
@@ -48,7 +48,7 @@ def advice_section(parts: Sequence[Slice], timings: Timings) -> list[str]:
     if single:
         rows = [(f"{a.seq_len}: {escape(where)}", a) for where, a in single]
         blocks += ["**Workloads measured at one length**", advice_table(rows, several=True)]
-    return blocks
+    return [*blocks, READING]
 
 
 def _inputs(found: Sequence[Advice]) -> str:

@@ -44,7 +44,10 @@ def csv_text(names: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(names)
     writer.writerows(
-        [v if (v := row.get(name)) is None else _csv_field(v) for name in names]  # None: most by far
+        [
+            v if (v := row.get(name)) is None or v.__class__ is int else _csv_field(v)  # most by far
+            for name in names
+        ]
         for row in rows
     )
     return out.getvalue()

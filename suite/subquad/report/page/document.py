@@ -110,7 +110,8 @@ def _weight(section: Section) -> tuple[bool, int]:
 
 def _contents(found: Sequence[Section]) -> str:
     items = [f'<li><a href="#{s.id}">{inline(s.title)}</a></li>' for s in found]
-    return f'<nav aria-label="Contents"><ul>\n{"".join(items)}\n</ul></nav>'
+    inner = f"<details><summary>Contents</summary><ul>\n{''.join(items)}\n</ul></details>"
+    return f'<nav aria-label="Contents">{inner}</nav>'
 
 
 def _plain(markdown: str) -> str:
