@@ -145,7 +145,7 @@ def latex_tables(blocks: Sequence[str], where: str, out: Path) -> dict[Path, str
     `where` is what all workloads have in common; every caption says it.
     """
     found = {}
-    for section in sections(blocks)[1]:
+    for section in sections(blocks)[2]:
         if section.title not in PAPER:
             continue
         before = ""

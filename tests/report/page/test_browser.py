@@ -106,6 +106,7 @@ def table(driver: Any) -> dict[str, list[str]]:
 
 def test_the_answer_comes_before_anything_else(page: Any) -> None:
     assert texts(page, "main h2")[:2] == ["Which attention to use", "Look closer"]
+    assert "All of it: float32, batch 1, head_dim 64" in one(page, "header .lead").text
     assert "full_sdpa" in one(page, "#which-attention-to-use table").text
 
 

@@ -40,7 +40,8 @@ def test_numbers_align_by_class_and_not_by_style():
 
 
 def test_sections_have_ids_that_do_not_repeat():
-    title, found = sections(["# All", "before", "## A & b", "x", "## A & b", "y", "### c"])
+    title, lead, found = sections(["# All", "before", "## A & b", "x", "## A & b", "y", "### c"])
+    assert lead == ["before"]
     assert title == "All"
     assert [(s.id, s.blocks) for s in found] == [("a-b", ["x"]), ("a-b-2", ["y", "### c"])]
 

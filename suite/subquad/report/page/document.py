@@ -43,7 +43,7 @@ address of this page keeps what you chose.</p>
 
 def document(blocks: Sequence[str], figures: Sequence[Figure], explored: Mapping[str, Any]) -> str:
     """The whole page; sections that would make it larger than MOST_BYTES are left to report.md."""
-    title, found = sections(blocks)
+    title, lead, found = sections(blocks)
     pictures = _pictures(figures)
     style, script = (_asset(name) for name in ("page.css", "page.js"))
     data = _json(explored)
@@ -72,6 +72,7 @@ def document(blocks: Sequence[str], figures: Sequence[Figure], explored: Mapping
             "<body>",
             f'<a class="skip" href="#{found[0].id if found else "main"}">Skip to the answer</a>',
             f"<header><h1>{inline(title)}</h1>",
+            *(f'<p class="lead">{inline(block)}</p>' for block in lead),
             _contents(found),
             "</header>",
             '<main id="main">',

@@ -27,9 +27,11 @@ class Section:
     blocks: list[str] = field(default_factory=list)
 
 
-def sections(blocks: Sequence[str]) -> tuple[str, list[Section]]:
-    """The title of a report and its sections, from its blocks of Markdown."""
-    title, found = "", []
+def sections(blocks: Sequence[str]) -> tuple[str, list[str], list[Section]]:
+    """The title of a report, what stands before its sections, and these, from blocks of Markdown."""
+    title = ""
+    lead: list[str] = []
+    found: list[Section] = []
     taken: set[str] = set()
     for block in blocks:
         if block.startswith("# "):
@@ -37,9 +39,9 @@ def sections(blocks: Sequence[str]) -> tuple[str, list[Section]]:
         elif block.startswith("## "):
             name = block.removeprefix("## ")
             found.append(Section(_id(name, taken), name))
-        elif found:
-            found[-1].blocks.append(block)
-    return title, found
+        else:
+            (found[-1].blocks if found else lead).append(block)
+    return title, lead, found
 
 
 def _id(title: str, taken: set[str]) -> str:
